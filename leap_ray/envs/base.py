@@ -1,0 +1,155 @@
+"""The contract between an environment and everything else.
+
+A domain is one class: a `gymnasium.Env` over text, made from its settings, that knows its tasks. It may also offer privileged
+state (for prompted teachers) and experts (for demonstrations and the symbolic teacher). `experiments/` and the README show one
+in under 40 lines. A run names it as a registered domain (`alfworld`) or as `module:Class`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import gymnasium
+
+from leap_ray.errors import PrivilegeError, UserError
+from leap_ray.tasks import Panel
+from leap_ray.types import Task
+
+DOMAINS = {
+    "alfworld": "leap_ray.envs.alfworld.env:AlfworldEnv",
+    "households": "leap_ray.envs.alfworld.env:HouseholdsEnv",
+    "webshop": "leap_ray.envs.webshop.env:WebShopEnv",
+    "intercode": "leap_ray.envs.intercode.env:InterCodeEnv",
+}
+
+
+@dataclass(frozen=True)
+class PrivilegedState:
+    """What a teacher may know and a student may not, for one training task.
+
+    `rendering` goes into a teacher's prompt. `secrets` are the words a reason must not name before the student has seen them
+    (object and place instances, gold commands, target products); the leak check reads them.
+    """
+
+    domain: str
+    task_id: str
+    rendering: str
+    secrets: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the same, as plain values, for programs
+
+
+@dataclass(frozen=True)
+class Advice:
+    """An expert's word on the state an environment is in.
+
+    `acceptable` are the actions that are no mistake here (always including `action`): a teacher counts them as agreement.
+    """
+
+    action: str
+    reason: str
+    acceptable: frozenset[str] = frozenset()
+
+
+class Expert(Protocol):
+    """Follows one episode in a live environment. Made anew for every episode by `TextEnv.expert`."""
+
+    def advise(self) -> Advice | None:
+        """Advice for the environment's present state; None if there is no plan. Does not change the environment.
+
+        Called once before every action of the episode, whoever chooses the action: the expert may keep its own memory of
+        what the student has seen so far.
+        """
+        ...
+
+
+class TextEnv(gymnasium.Env[str, str], ABC):
+    """Base class of every domain.
+
+    `reset(options={"task": Task})` and `step(action)` return the observation and an `info` with
+
+    - `instruction` (str): the task in words
+    - `candidates` (tuple[str, ...]): actions available now; empty where any text is an action
+    - `score` (float): of the episode so far; `success` (bool)
+    - `valid` (bool, after `step`): whether the action was one the environment knows here
+    - `score_parts` (dict[str, float], optional): the score's components, for the domain's tables
+
+    An unknown action is never an exception: it changes nothing and comes back with `valid=False`.
+    """
+
+    domain: ClassVar[str]
+    train_panels: ClassVar[frozenset[str]] = frozenset({"train"})
+    threshold: ClassVar[float] = 0.0  # an episode failed if its score is at or below this (paper, section 4)
+    max_actions: ClassVar[int] = 20  # of a rollout, unless the configuration says otherwise
+    score_scale: ClassVar[float] = 100.0  # tables show score × this
+    domain_facts: ClassVar[str] = ""  # a few sentences about the domain, for prompts
+    blocking: ClassVar[bool] = False  # True where a step may wait (a subprocess): played on a thread
+
+    task: Task | None = None
+
+    def __init__(self) -> None:
+        printable = frozenset(string.printable)
+        self.observation_space = gymnasium.spaces.Text(max_length=1_000_000, min_length=0, charset=printable)
+        self.action_space = gymnasium.spaces.Text(max_length=100_000, min_length=0, charset=printable)
+
+    @abstractmethod
+    def panel(self, name: str) -> Panel:
+        """The named panel of tasks. Raises UserError naming the panels there are."""
+
+    @abstractmethod
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]: ...
+
+    @abstractmethod
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]: ...
+
+    def privileged(self) -> PrivilegedState:
+        """Privileged state of the current task, as of its reset. Raises PrivilegeError outside training panels."""
+        if self.task is None:
+            raise PrivilegeError(f"{self.domain}: privileged state was asked for before reset")
+        if self.task.panel not in self.train_panels:
+            raise PrivilegeError(
+                f"{self.domain}: task {self.task.id!r} is of panel {self.task.panel!r}; privileged state is served for "
+                f"training panels only ({', '.join(sorted(self.train_panels))})"
+            )
+        return self._privileged()
+
+    def _privileged(self) -> PrivilegedState:
+        raise UserError(f"{self.domain} offers no privileged state: write _privileged() in {type(self).__name__}")
+
+    def expert(self, kind: str, *, privilege: float = 0.5, seed: int = 0) -> Expert:
+        """An expert bound to this environment's present episode, to be asked from its first step on.
+
+        `kind` is "demonstrator" (explores; iteration 0 imitates it) or "teacher" (corrects, using privileged state to the
+        degree `privilege`: 0 plain, 0.5 realizable, 1 reveals everything). Raises UserError where the domain has none, and
+        PrivilegeError for a teacher with privilege > 0 outside training panels.
+        """
+        raise UserError(f"{self.domain} has no {kind!r} expert: write expert() in {type(self).__name__}")
+
+
+def task_of(options: Mapping[str, Any] | None) -> Task:
+    """The task that a `reset` was given. Raises UserError if there is none."""
+    task = (options or {}).get("task")
+    if not isinstance(task, Task):
+        raise UserError('reset needs options={"task": Task(...)}')
+    return task
+
+
+def load_domain(name: str) -> type[TextEnv]:
+    """The environment class of a registered domain or of `module:Class`. Raises UserError naming what was wrong."""
+    path = DOMAINS.get(name, name)
+    module_name, _, class_name = path.partition(":")
+    if not class_name:
+        raise UserError(f"unknown domain {name!r}: known are {', '.join(DOMAINS)}; your own is named module:Class")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"domain {name!r}: {error}") from None
+    except AttributeError:
+        raise UserError(f"domain {name!r}: {module_name} has no {class_name}") from None
+    if not (isinstance(cls, type) and issubclass(cls, TextEnv)):
+        raise UserError(f"domain {name!r}: {class_name} is not a subclass of leap_ray.envs.base.TextEnv")
+    return cls
