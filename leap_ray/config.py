@@ -88,7 +88,9 @@ class TeacherConfig:
     max_retries: int = 4  # the SDK's own retries of one request
     concurrency: int = 64  # most calls at once in live mode
     budget_dollars: float | None = None  # hard limit of the run's spending; null: none
-    prices: dict[str, float] = field(default_factory=dict)  # dollars per million tokens; empty: the dated built-in table
+    prices: dict[str, float] = field(
+        default_factory=dict
+    )  # dollars per million tokens; empty: the dated built-in table
     delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 
@@ -120,7 +122,9 @@ class LearnerConfig:
     attention: Literal["sdpa", "flex"] = "sdpa"  # flex: GPU only
     workers: int = 1  # FSDP2 from 2 on
     gpus_per_worker: float = 0
-    aggregate: Literal["all", "equal"] | tuple[float, ...] = "all"  # data of earlier iterations; equal: authors; or weights
+    aggregate: Literal["all", "equal"] | tuple[float, ...] = (
+        "all"  # data of earlier iterations; equal: authors; or weights
+    )
     balance_domains: bool = True  # bring several domains' data to like size
     holdout: float = 0.0  # share of the tasks held out for evaluation loss (authors: 0.15 of the logs)
     on_bad_example: Literal["fail", "drop"] = "fail"  # empty or cut masks: stop, or count and leave out
@@ -162,7 +166,10 @@ def check(config: RunConfig) -> None:
         (config.teacher.delta < 0, f"teacher.delta: {config.teacher.delta} is below 0"),
         (not 0 <= config.learner.holdout < 1, f"learner.holdout: {config.learner.holdout} is not in 0…1"),
         (not config.learner.objectives, "learner.objectives: at least one is needed"),
-        (config.learner.objectives[:1] not in ((), ("sft",)), "learner.objectives: iteration 0 has no pairs: begin with sft"),
+        (
+            config.learner.objectives[:1] not in ((), ("sft",)),
+            "learner.objectives: iteration 0 has no pairs: begin with sft",
+        ),
         (config.learner.row_tokens < 16, f"learner.row_tokens: {config.learner.row_tokens} is below 16"),
         (config.student.max_tokens >= config.student.max_length, "student.max_tokens leaves no room in max_length"),
         (not config.rollout.seeds, "rollout.seeds: at least one is needed"),

@@ -66,6 +66,7 @@ class Sampling:
     temperature: float = 0.3
     top_p: float = 1.0
     max_tokens: int = 256
+    stop: tuple[int, ...] = ()  # token ids that end a completion (and are part of it), beside the model's own
 
 
 @dataclass(frozen=True, slots=True)

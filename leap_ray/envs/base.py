@@ -87,6 +87,9 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     max_actions: ClassVar[int] = 20  # of a rollout, unless the configuration says otherwise
     score_scale: ClassVar[float] = 100.0  # tables show score × this
     domain_facts: ClassVar[str] = ""  # a few sentences about the domain, for prompts
+    multiline: ClassVar[bool] = (
+        False  # True where an action may have several lines (programs); else its first line counts
+    )
     blocking: ClassVar[bool] = False  # True where a step may wait (a subprocess): played on a thread
 
     task: Task | None = None
@@ -101,7 +104,9 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         """The named panel of tasks. Raises UserError naming the panels there are."""
 
     @abstractmethod
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]: ...
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]: ...
 
     @abstractmethod
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]: ...
