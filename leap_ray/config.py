@@ -77,6 +77,7 @@ class TeacherConfig:
     privilege: float = 0.5  # freedom to use and reveal privileged state: 0, 0.25, 0.5, 0.75 or 1
     correct: Literal["all", "mistakes", "mistakes+recovery"] = "mistakes+recovery"  # which steps become examples
     recovery: int = 1  # steps corrected after each mistake, with "mistakes+recovery"
+    repeats: int | None = None  # of one and the same mistake in an episode, only so many are corrected; null: all
     per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted teachers)
     model: str = "claude-opus-4-5"
     base_url: str | None = None  # of the API; null: the SDK's default

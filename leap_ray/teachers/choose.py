@@ -1,0 +1,77 @@
+"""From a teacher's verdict on every step to the steps that become training targets.
+
+A verdict says what the teacher thinks of the student's action; which verdicts are trained on is the configuration's choice
+(`teacher.correct`). Shared by all teachers, so that "mistakes+recovery" means the same whoever judges.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from leap_ray.types import Episode, Outcome, Step, StepCorrection
+
+Correct = Literal["all", "mistakes", "mistakes+recovery"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A teacher's judgement of one step, before it is decided whether the step becomes a target.
+
+    CORRECTED: the student's action is a mistake, and `reason` and `action` are better. AGREED: it is none; `reason` and
+    `action` are what a target would hold (the student's own action). Any other outcome: no judgement, `detail` says why.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    action: str = ""
+    detail: str = ""
+
+
+def choose(
+    verdicts: Sequence[Verdict],
+    steps: Sequence[Step],
+    *,
+    correct: Correct,
+    recovery: int = 1,
+    repeats: int | None = None,
+) -> tuple[StepCorrection, ...]:
+    """One StepCorrection per verdict.
+
+    A mistake is always a target. An agreed step is one with "all", and with "mistakes+recovery" if it lies within `recovery`
+    steps after a mistake: there the student is in a state of its own making, and must see how to go on. Its target keeps the
+    student's action. Of one and the same mistake (same action at the same observation, answered by the same correction) only
+    the first `repeats` are targets; the others are SKIPPED, because a history that loops teaches nothing new.
+    """
+    chosen: list[StepCorrection] = []
+    seen: Counter[tuple[str, str, str]] = Counter()
+    left = 0
+    for t, (verdict, step) in enumerate(zip(verdicts, steps, strict=True)):
+        mistake = verdict.outcome is Outcome.CORRECTED
+        target = mistake or (verdict.outcome is Outcome.AGREED and (correct == "all" or left > 0))
+        left = (recovery if correct == "mistakes+recovery" else 0) if mistake else max(0, left - 1)
+        if mistake:
+            seen[(step.observation, step.action, verdict.action)] += 1
+            if repeats is not None and seen[(step.observation, step.action, verdict.action)] > repeats:
+                chosen.append(StepCorrection(t, Outcome.SKIPPED, detail=f"the same mistake more than {repeats} times"))
+                continue
+        chosen.append(_target(t, verdict) if target else _word(t, verdict))
+    return tuple(chosen)
+
+
+def _target(t: int, verdict: Verdict) -> StepCorrection:
+    if not verdict.reason or not verdict.action:  # an agreed action that nobody gave a reason for
+        return StepCorrection(t, Outcome.AGREED, detail="no reason to train on")
+    detail = "agreed" if verdict.outcome is Outcome.AGREED else verdict.detail
+    return StepCorrection(t, Outcome.CORRECTED, verdict.reason, verdict.action, detail)
+
+
+def _word(t: int, verdict: Verdict) -> StepCorrection:
+    return StepCorrection(t, verdict.outcome, detail=verdict.detail)
+
+
+def none_of(episode: Episode, outcome: Outcome, detail: str) -> tuple[StepCorrection, ...]:
+    """The same outcome for every step: when an episode as a whole could not be judged."""
+    return tuple(StepCorrection(t, outcome, detail=detail) for t in range(len(episode.steps)))

@@ -1,0 +1,144 @@
+"""The symbolic teacher: a domain's own expert, asked before every action of a replayed episode. Free, fast, deterministic.
+
+It serves every domain whose `TextEnv.expert("teacher")` exists. The episode is replayed in the teacher's own environment, and
+the replay is held against the record: where an observation differs, no later step is judged, because the state is not the
+student's. `privilege` is the dial of Definition B.5 in rule form: 0 plain, 0.5 realizable, 1 reveals everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from leap_ray.envs.base import Advice, Expert, PrivilegedState, TextEnv
+from leap_ray.errors import UserError
+from leap_ray.teachers.choose import Correct, Verdict, choose
+from leap_ray.types import Correction, Episode, Outcome, Step
+
+
+class SymbolicTeacher:
+    """Corrects and annotates the episodes of one domain.
+
+    The environment is used by one thread, one episode at a time; calls may overlap and wait for each other.
+    `env` belongs to the teacher from now on; `close` closes it.
+    """
+
+    def __init__(
+        self,
+        env: TextEnv,
+        *,
+        privilege: float = 0.5,
+        correct: Correct = "mistakes+recovery",
+        recovery: int = 1,
+        repeats: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.env = env
+        self.privilege = privilege
+        self.name = f"symbolic/{privilege:g}"
+        self.seed = seed
+        self._choice: dict[str, Any] = {"correct": correct, "recovery": recovery, "repeats": repeats}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="symbolic-teacher")
+
+    async def correct(self, episode: Episode, privileged: PrivilegedState | None = None) -> Correction:
+        """One StepCorrection per step. `privileged` is not read: the environment's own expert holds what it needs.
+
+        Raises PrivilegeError for an episode outside training; every other trouble is an outcome of the steps.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.correct_now, episode)
+
+    async def annotate(self, episode: Episode) -> Episode:
+        """The demonstration with its demonstrator's reasons; a step where the demonstrator would do otherwise keeps its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.annotate_now, episode)
+
+    async def close(self) -> None:
+        """Close the environment, on the thread that used it."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.env.close)
+        self._thread.shutdown(wait=False)
+
+    def correct_now(self, episode: Episode) -> Correction:
+        """`correct`, in the calling thread."""
+        started = time.perf_counter()
+        advices, trouble = self._replay(episode, "teacher", self.seed)
+        verdicts = [judge(step, advice) for step, advice in zip(episode.steps, advices)]
+        verdicts += [Verdict(Outcome.FAILED, detail=trouble)] * (len(episode.steps) - len(verdicts))
+        steps = choose(verdicts, episode.steps, **self._choice)
+        seconds = time.perf_counter() - started
+        return Correction(episode.id, self.name, summarise(verdicts), steps, seconds=seconds)
+
+    def annotate_now(self, episode: Episode) -> Episode:
+        """`annotate`, in the calling thread. Raises UserError if the demonstration cannot be replayed."""
+        advices, trouble = self._replay(episode, "demonstrator", episode.seed)
+        if trouble:
+            raise UserError(f"demonstration of {episode.task.id!r}: {trouble}")
+        steps = []
+        for step, advice in zip(episode.steps, advices):
+            same = advice is not None and advice.action == step.action and bool(advice.reason)
+            steps.append(dataclasses.replace(step, reason=advice.reason) if advice and same else step)
+        return dataclasses.replace(episode, steps=tuple(steps))
+
+    def _replay(self, episode: Episode, kind: str, seed: int) -> tuple[list[Advice | None], str]:
+        """(the expert's advice before each step, "") or as many as could be had and what stopped the replay."""
+        words: list[Advice | None] = []
+        try:
+            observation, _ = self.env.reset(seed=episode.seed, options={"task": episode.task})
+            privilege = self.privilege if kind == "teacher" else 0.5
+            expert = self.env.expert(kind, privilege=privilege, seed=seed)
+            for t, step in enumerate(episode.steps):
+                if observation != step.observation:
+                    return words, f"the replay differs from the record at step {t}: {_difference(observation, step)}"
+                words.append(_explained(expert, expert.advise(), step))
+                observation, _, _, _, _ = self.env.step(step.action)
+        except UserError:
+            raise
+        except Exception as error:  # an expert's or engine's fault costs this episode's steps, never the run
+            return words, f"the replay stopped at step {len(words)}: {type(error).__name__}: {error}"
+        return words, ""
+
+
+def judge(step: Step, advice: Advice | None) -> Verdict:
+    """The verdict on one step from the expert's advice on the state before it."""
+    if advice is None:
+        return Verdict(Outcome.NO_PLAN)
+    if is_agreed(step, advice):
+        return Verdict(Outcome.AGREED, advice.reason, step.action)
+    if step.candidates and advice.action not in step.candidates:
+        return Verdict(Outcome.UNAVAILABLE, detail=f"{advice.action!r} is none of the step's candidate actions")
+    if step.action == advice.action:
+        return Verdict(Outcome.UNAVAILABLE, detail=f"the environment did not accept {advice.action!r}")
+    return Verdict(Outcome.CORRECTED, advice.reason, advice.action)
+
+
+def is_agreed(step: Step, advice: Advice) -> bool:
+    """Whether the student's action was understood and is no mistake here."""
+    return bool(step.action) and step.valid and (step.action == advice.action or step.action in advice.acceptable)
+
+
+def _explained(expert: Expert, advice: Advice | None, step: Step) -> Advice | None:
+    """The advice with the reason that fits the student's own acceptable action, where it chose otherwise.
+
+    An expert may offer `explain(action) -> str`; without it the student's own words stand, because the expert's reason
+    argues for another action.
+    """
+    if advice is None or step.action == advice.action or not is_agreed(step, advice):
+        return advice
+    explain = getattr(expert, "explain", None)
+    return dataclasses.replace(advice, reason=explain(step.action) if explain else step.reason)
+
+
+def _difference(observation: str, step: Step) -> str:
+    at = next((i for i, (a, b) in enumerate(zip(observation, step.observation)) if a != b), None)
+    at = min(len(observation), len(step.observation)) if at is None else at
+    start = max(0, at - 20)
+    return f"{observation[start : at + 40]!r} in place of {step.observation[start : at + 40]!r}"
+
+
+def summarise(verdicts: list[Verdict]) -> str:
+    """The mistakes in one sentence, for people."""
+    wrong = [t for t, v in enumerate(verdicts) if v.outcome is Outcome.CORRECTED]
+    if not wrong:
+        return f"No mistake among {len(verdicts)} steps that the expert could better."
+    return f"{len(wrong)} of {len(verdicts)} steps were mistakes, the first at step {wrong[0] + 1}."
