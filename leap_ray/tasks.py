@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ class Panel:
     def of(cls, domain: str, name: str, tasks: Iterable[Task]) -> Panel:
         """Sort the tasks and refuse a repeated id."""
         ordered = tuple(sorted(tasks, key=lambda task: task.id))
-        for before, after in zip(ordered, ordered[1:]):
+        for before, after in itertools.pairwise(ordered):
             if before.id == after.id:
                 raise UserError(f"panel {domain}/{name} holds task {after.id!r} twice")
         return cls(domain, name, ordered)

@@ -1,0 +1,218 @@
+"""Environment instances on the cluster: actors that each play K whole episodes at once, and the pool that hands episodes out.
+
+An episode talks to the student server directly, step by step; only finished episodes come back. The unit of retry is the
+episode: an actor that dies is restarted by Ray and plays its episodes anew, from (task, seed, policy).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from leap_ray.config import DomainConfig, RolloutConfig
+from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain
+from leap_ray.errors import UserError
+from leap_ray.policy import Completer, Prompter, tokenize
+from leap_ray.rollout import demonstrate, play
+from leap_ray.tasks import Panel
+from leap_ray.types import Episode, Sampling, Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What a process needs to make a Prompter of its own."""
+
+    folder: str  # of the tokenizer
+    dialect: str
+    candidates: bool
+
+    def load(self) -> Prompter:
+        return Prompter.load(self.folder, self.dialect, self.candidates)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One episode to be played."""
+
+    task: Task
+    seed: int
+    policy: str
+    sampling: Sampling
+    max_actions: int
+    max_length: int
+
+
+class EnvironmentActor:
+    """Hosts instances of one domain's environment, as many as there are calls at once, and plays an episode in each."""
+
+    def __init__(self, domain: DomainConfig, prompts: PromptSettings, student: Completer | None) -> None:
+        self._make = lambda: load_domain(domain.name)(**domain.settings)
+        self._student = student
+        self._prompter = prompts.load()
+        self._free: list[TextEnv] = []
+        self._playing = 0
+        tags = {"domain": domain.name}
+        self._episodes = Counter("leap_episodes", "Episodes finished", tag_keys=("domain", "finish"))
+        self._steps = Counter("leap_steps", "Environment steps", tag_keys=("domain",))
+        self._busy = Gauge("leap_episodes_playing", "Episodes being played now", tag_keys=("domain",))
+        for metric in (self._episodes, self._steps, self._busy):
+            metric.set_default_tags(tags)
+
+    async def play(self, attempt: Attempt) -> Episode:
+        """Play one whole episode of the student."""
+        if self._student is None:
+            raise UserError("these environment actors were made without a student")
+        async with self._environment() as env:
+            episode = await play(
+                env,
+                attempt.task,
+                self._student,
+                self._prompter,
+                policy=attempt.policy,
+                seed=attempt.seed,
+                sampling=attempt.sampling,
+                max_actions=attempt.max_actions,
+                max_length=attempt.max_length,
+            )
+        self._episodes.inc(1, tags={"finish": str(episode.finish)})
+        self._steps.inc(max(1, len(episode.steps)))
+        return episode
+
+    async def demonstrate(self, task: Task, seed: int, max_actions: int) -> Episode:
+        """Play one whole episode of the domain's demonstrating expert."""
+        async with self._environment() as env:
+            return await asyncio.to_thread(demonstrate, env, task, seed=seed, max_actions=max_actions)
+
+    async def tokenize(self, episode: Episode) -> Episode:
+        """The demonstration with the tokens a student would have seen and said."""
+        facts = load_domain(episode.task.domain).domain_facts
+        return await asyncio.to_thread(tokenize, episode, self._prompter, facts)
+
+    async def privileged(self, task: Task) -> PrivilegedState:
+        """Privileged state of a training task; raises PrivilegeError for any other."""
+        async with self._environment() as env:
+            return await asyncio.to_thread(_privileged, env, task)
+
+    async def panel(self, name: str) -> Panel:
+        """The domain's tasks of that panel."""
+        async with self._environment() as env:
+            return await asyncio.to_thread(env.panel, name)
+
+    @asynccontextmanager
+    async def _environment(self) -> AsyncIterator[TextEnv]:
+        env = self._free.pop() if self._free else await asyncio.to_thread(self._make)
+        self._playing += 1
+        self._busy.set(self._playing)
+        try:
+            yield env
+        except BaseException:
+            env.close()  # its state is unknown: the next episode gets a new one
+            raise
+        else:
+            self._free.append(env)
+        finally:
+            self._playing -= 1
+            self._busy.set(self._playing)
+
+
+def _privileged(env: TextEnv, task: Task) -> PrivilegedState:
+    env.reset(options={"task": task})
+    return env.privileged()
+
+
+class EnvironmentPool:
+    """The environment actors of one domain, seen from the coordinator."""
+
+    def __init__(
+        self, domain: DomainConfig, config: RolloutConfig, prompts: PromptSettings, student: Completer | None
+    ) -> None:
+        self.domain = domain
+        self.config = config
+        self._make_args = (domain, prompts, student)
+        self._made = [0] * config.actors
+        self._played = [0] * config.actors
+        self._actors: list[Any] = [self._new(i) for i in range(config.actors)]
+        self._seats: asyncio.Queue[int] = asyncio.Queue()
+        for _ in range(config.episodes_per_actor):  # seats of all actors in turn, so that load spreads
+            for index in range(config.actors):
+                self._seats.put_nowait(index)
+
+    @property
+    def seats(self) -> int:
+        """Episodes that can be played at once."""
+        return self.config.actors * self.config.episodes_per_actor
+
+    async def play(self, attempt: Attempt) -> Episode:
+        return await self._call("play", attempt)
+
+    async def demonstrate(self, task: Task, seed: int, max_actions: int) -> Episode:
+        return await self._call("demonstrate", task, seed, max_actions)
+
+    async def tokenize(self, episode: Episode) -> Episode:
+        return await self._call("tokenize", episode)
+
+    async def privileged(self, task: Task) -> PrivilegedState:
+        """Needs no seat: a failed episode's correction does not wait for others to end."""
+        return await self._actors[hash(task.id) % self.config.actors].privileged.remote(task)
+
+    async def panel(self, name: str) -> Panel:
+        return await self._call("panel", name)
+
+    def close(self) -> None:
+        """End the actors, so that their CPUs are free for what follows."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        index = await self._seats.get()
+        try:
+            for attempt in range(2):
+                actor = self._actor(index)
+                try:
+                    ref = getattr(actor, method).remote(*args)
+                    return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.config.episode_timeout)
+                except TimeoutError:
+                    log.warning("%s of %s took over %g s (attempt %d): its actor is replaced",
+                                method, args[0], self.config.episode_timeout, attempt + 1)  # fmt: skip
+                    self._replace(index)
+            raise UserError(
+                f"{self.domain.name}: {method} of {args[0]} took over rollout.episode_timeout = "
+                f"{self.config.episode_timeout:g} s twice"
+            )
+        finally:
+            self._seats.put_nowait(index)
+
+    def _actor(self, index: int) -> Any:
+        if self._played[index] >= self.config.recycle_after:
+            self._replace(index)
+        self._played[index] += 1
+        return self._actors[index]
+
+    def _replace(self, index: int) -> None:
+        """A fresh actor in that place. The old one ends when its last episode has: Ray counts its handle's users."""
+        self._actors[index] = self._new(index)
+        self._played[index] = 0
+
+    def _new(self, index: int) -> Any:
+        name = f"{self.domain.name.split(':')[-1]}-env-{index}" + (f".{self._made[index]}" if self._made[index] else "")
+        self._made[index] += 1
+        return (
+            ray.remote(EnvironmentActor)
+            .options(
+                name=name,
+                num_cpus=0.1,
+                max_concurrency=self.config.episodes_per_actor + 4,
+                max_restarts=self.config.max_restarts,
+                max_task_retries=self.config.max_restarts,
+            )
+            .remote(*self._make_args)
+        )

@@ -1,0 +1,194 @@
+"""The run directory: append, fsync, resume.
+
+    runs/<name>/
+      config.yaml  manifest.json          what this run is; another configuration may not continue it
+      panels/<domain>-<panel>-<use>.json  the tasks it plays
+      <stage>/<kind>.jsonl                records, one a line, on disk before anyone acts on them
+      <stage>/<kind>.parquet              the same, once the stage is done
+      <stage>/done.json                   the stage's result: its presence ends the stage
+      metrics.jsonl  tensorboard/         figures per stage
+
+A record counts once its line is on disk (fsync). Records carry an `id`; an id that is there already is not written again, so
+a stage can be run again from its start at any time. A line that cannot be read is set aside in `<kind>.jsonl.corrupt`, named in
+a warning, and its record is made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from leap_ray.errors import UserError
+from leap_ray.types import RecordError, from_json, to_json
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+
+class Records(Generic[R]):
+    """An append-only file of records of one type, each known by a key."""
+
+    def __init__(self, path: Path, cls: type[R], key: Callable[[R], str]) -> None:
+        self.path = path
+        self.cls = cls
+        self.key = key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.by_key: dict[str, R] = {}
+        self._read()
+        self._file = open(path, "ab")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.by_key
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def __iter__(self):
+        return iter(self.by_key.values())
+
+    def append(self, record: R) -> bool:
+        """Write the record and wait until it is on disk. False if its key was there already (nothing is written)."""
+        key = self.key(record)
+        if key in self.by_key:
+            return False
+        write_line(self._file, to_json(record))
+        self.by_key[key] = record
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+    def to_parquet(self) -> Path:
+        """Write the records, in the order of their keys, as Parquet beside the lines."""
+        import pandas
+
+        target = self.path.with_suffix(".parquet")
+        rows = [json.loads(to_json(self.by_key[key])) for key in sorted(self.by_key)]
+        for row in rows:  # an empty mapping has no Parquet type
+            for name in [n for n, v in row.items() if isinstance(v, dict) and n not in ("task",)]:
+                row[name] = json.dumps(row[name])
+        part = target.with_suffix(".parquet.part")
+        pandas.DataFrame(rows).to_parquet(part, index=False)
+        os.replace(part, target)
+        return target
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        good, bad = [], []
+        for number, line in enumerate(self.path.read_bytes().split(b"\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                record = from_json(self.cls, line.decode())
+            except (RecordError, UnicodeDecodeError) as error:
+                bad.append((number, line, error))
+                continue
+            good.append(line)
+            self.by_key[self.key(record)] = record
+        if bad:
+            self._set_aside(good, bad)
+
+    def _set_aside(self, good: list[bytes], bad: list[tuple[int, bytes, Exception]]) -> None:
+        aside = self.path.with_name(self.path.name + ".corrupt")
+        with open(aside, "ab") as file:
+            for _, line, _ in bad:
+                write_line(file, line)
+        write_atomically(self.path, b"".join(line + b"\n" for line in good))
+        for number, _, error in bad:
+            log.warning("%s line %d cannot be read and was set aside in %s (%s); its record will be made again",
+                        self.path, number, aside.name, str(error)[:200])  # fmt: skip
+
+
+class RunDirectory:
+    """One run's folder, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(path / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"run directory {path} is in use by another process: wait for it or stop it") from None
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def bind(self, config_hash: str, config_yaml: str, facts: dict[str, Any]) -> None:
+        """Make this the directory of that configuration. Raises UserError if it is another's."""
+        manifest = self.path / "manifest.json"
+        if manifest.exists():
+            written = read_json(manifest).get("config_hash")
+            if written != config_hash:
+                raise UserError(
+                    f"run directory {self.path} belongs to another configuration ({written}; this one is {config_hash}): "
+                    "choose another --run-dir, or continue that run with `leap-ray resume`"
+                )
+            return
+        write_atomically(self.path / "config.yaml", config_yaml.encode())
+        write_atomically(manifest, json.dumps({"config_hash": config_hash, **facts}, indent=1).encode())
+
+    def records(self, stage: str, kind: str, cls: type[R], key: Callable[[R], str]) -> Records[R]:
+        """The records of that kind in that stage: those on disk, ready for more."""
+        return Records(self.path / stage / f"{kind}.jsonl", cls, key)
+
+    def result(self, stage: str) -> dict[str, Any] | None:
+        """The stage's result if it is done."""
+        path = self.path / stage / "done.json"
+        return read_json(path) if path.exists() else None
+
+    def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Mark the stage done."""
+        (self.path / stage).mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / stage / "done.json", json.dumps(result, indent=1, default=str).encode())
+        return result
+
+
+def check_room(path: Path, gib: float) -> None:
+    """Raise UserError unless the disk that holds `path` has that many GiB free."""
+    existing = next(p for p in [path, *path.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    if free < gib:
+        raise UserError(
+            f"no room for {path}: {free:.1f} GiB free, {gib:g} GiB wanted (min_free_gib): free some space or choose another --run-dir"
+        )
+
+
+def write_line(file: Any, line: str | bytes) -> None:
+    """Append one line and wait until it is on disk."""
+    data = line if isinstance(line, bytes) else line.encode()
+    file.write(data + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace the file so that a reader, or a crash, sees the old content or the new, never a part."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON file's content. Raises UserError naming the file if it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
+    """The lines of a JSON Lines file as dicts; nothing if there is none."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]

@@ -1,0 +1,37 @@
+"""Episodes and corrections → training examples (LEAP, section 3.3): prompt = the student's own history, target = the teacher's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from leap_ray.policy import Prompter
+from leap_ray.types import Correction, Episode, Example, Outcome
+
+
+def from_demonstration(episode: Episode, iteration: int = 0) -> Iterator[Example]:
+    """One example per step of a tokenised demonstration: what the expert said there."""
+    for t, step in enumerate(episode.steps):
+        yield Example(
+            id=f"{episode.id}/{t}",
+            task=episode.task,
+            iteration=iteration,
+            prompt=tuple(episode.prompt_ids(t)),
+            response=step.completion,
+        )
+
+
+def from_correction(episode: Episode, correction: Correction, prompter: Prompter, iteration: int) -> Iterator[Example]:
+    """One example per corrected step. What the student itself said there is kept as `rejected`, for preferences."""
+    for word in correction.steps:
+        if word.outcome is not Outcome.CORRECTED:
+            continue
+        response = tuple(prompter.completion_ids(word.reason, word.action))
+        said = prompter.closed(episode.steps[word.t].completion)
+        yield Example(
+            id=f"{episode.id}/{word.t}",
+            task=episode.task,
+            iteration=iteration,
+            prompt=tuple(episode.prompt_ids(word.t)),
+            response=response,
+            rejected=said if said != response else (),
+        )

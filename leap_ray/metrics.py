@@ -1,0 +1,87 @@
+"""Figures of a run: always `metrics.jsonl`, and the trackers that the configuration names."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leap_ray.errors import UserError
+from leap_ray.journal import write_line
+
+
+class Metrics:
+    """Appends one line per event, and hands its numbers to the trackers."""
+
+    def __init__(self, folder: Path, trackers: Sequence[str], run: str, config: Mapping[str, Any]) -> None:
+        self._file = open(folder / "metrics.jsonl", "ab")
+        self._trackers = [_TRACKERS[name](folder, run, config) for name in trackers]
+
+    def log(self, event: str, step: int, figures: Mapping[str, Any]) -> None:
+        """One event (`evaluate/alfworld`) at a step (the iteration; -1 is the untuned student)."""
+        write_line(self._file, json.dumps({"time": time.time(), "event": event, "step": step, **figures}))
+        numbers = {f"{event}/{k}": float(v) for k, v in figures.items() if isinstance(v, int | float)}
+        for tracker in self._trackers:
+            tracker.log(numbers, max(step, 0))
+
+    def close(self) -> None:
+        self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """Weights & Biases, extra `wandb`. Not run here: it needs an account."""
+
+    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
+        wandb = _extra("wandb", "wandb")
+        self._run = wandb.init(project="leap-ray", name=run, id=folder.name, resume="allow", dir=folder, config=dict(config))
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._run.log({**numbers, "iteration": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Mlflow:
+    """MLflow, extra `mlflow`, to the tracking server that its environment variables name."""
+
+    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
+        self._mlflow = _extra("mlflow", "mlflow")
+        self._mlflow.start_run(run_name=run)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._mlflow.log_metrics(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+def _extra(module: str, extra: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise UserError(f"tracker {module!r} is not installed: pip install 'leap-ray[{extra}]'") from None
+
+
+_TRACKERS = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}
