@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -121,6 +121,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
                 f"training panels only ({', '.join(sorted(self.train_panels))})"
             )
         return self._privileged()
+
+    @classmethod
+    def offers(cls, candidates: Collection[str], action: str) -> bool:
+        """Whether `action` is among `candidates`; a domain whose candidates are patterns (`search[<…>]`) says so here."""
+        return not candidates or action in candidates
 
     def _privileged(self) -> PrivilegedState:
         raise UserError(f"{self.domain} offers no privileged state: write _privileged() in {type(self).__name__}")
