@@ -1,15 +1,146 @@
-"""ALFWorld's text engine: one game, one household, played by text commands."""
+"""ALFWorld's text engine, fast: Fast Downward's C library underneath, and nothing computed twice.
+
+It says what TextWorld's `PddlEnv` behind alfworld's demangler says, word for word (experiments/benchmarks/alfworld_engine.py
+compares them), and leaves out what cost the time there: the translation comes from a disk cache, the grammar is compiled once,
+a ground operator's command is written once, and a game already played in this process keeps all of that.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Mapping
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leap_ray.envs.alfworld.grammar import Binding, Grammar, Signature, Writer, load_grammar
+from leap_ray.envs.alfworld.translation import Translation, optimised_sas, translate, translation_key
+from leap_ray.errors import UserError
+
+NOTHING = "Nothing happens."
+GAMES_KEPT = 32  # compiled games a process keeps, about 2 MB each
+HIDDEN = ("not_", "new-axiom@")  # predicates that are bookkeeping, not facts about the household
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One ground operator: an action with all its arguments."""
+
+    id: int
+    action: str
+    command: str
+    binding: Binding
+    effects: int
+
+
+class FactBase:
+    """True facts by signature, with each signature's sorted list kept until it changes."""
+
+    def __init__(self, facts: Mapping[Signature, frozenset[tuple[str, ...]]]) -> None:
+        self._facts: dict[Signature, frozenset[tuple[str, ...]]] = dict(facts)
+        self._sorted: dict[Signature, list[tuple[str, ...]]] = {}
+
+    def sorted(self, signature: Signature) -> Sequence[tuple[str, ...]]:
+        found = self._sorted.get(signature)
+        if found is None:
+            facts = self._facts.get(signature)
+            if facts is None:
+                return ()
+            found = self._sorted[signature] = sorted(facts)
+        return found
+
+    def add(self, signature: Signature, arguments: tuple[str, ...]) -> None:
+        self._facts[signature] = self._facts.get(signature, frozenset()) | {arguments}
+        self._sorted.pop(signature, None)
+
+    def remove(self, signature: Signature, arguments: tuple[str, ...]) -> None:
+        if signature in self._facts:
+            self._facts[signature] -= {arguments}
+            self._sorted.pop(signature, None)
+
+    def snapshot(self) -> dict[Signature, frozenset[tuple[str, ...]]]:
+        return dict(self._facts)
+
+
+class Game:
+    """A compiled game, shared by every engine of the process that plays it; what it learns later are memos only."""
+
+    def __init__(self, payload: Mapping[str, Any], translation: Translation) -> None:
+        self.domain, self.problem = payload["pddl_domain"], payload["pddl_problem"]
+        self.translation = translation
+        self.sas = translation.sas.encode()
+        self.types = translation.objects
+        self.walkthrough = tuple(payload.get("walkthrough") or ())
+        types = tuple((name, tuple(supertypes)) for name, supertypes in translation.types)
+        self.grammar: Grammar = load_grammar(payload["grammar"], types)
+        self.initial: dict[Signature, frozenset[tuple[str, ...]]] | None = None
+        self.opening: tuple[str, tuple[str, ...], dict[str, Operator]] | None = None
+        self.infos: dict[str, Any] = {}
+        self.names: dict[str, str] = {}
+        self._operators: dict[int, tuple[str, Operator]] = {}
+
+    def signature(self, predicate: str, arguments: Sequence[str]) -> Signature:
+        return predicate, tuple(self.types[a] for a in arguments)
+
+    def begin(self, atoms: Sequence[str]) -> None:
+        """Take the initial facts: the problem's own, then the C library's state."""
+        facts: dict[Signature, set[tuple[str, ...]]] = {}
+        for predicate, *arguments in self.translation.initial:
+            facts.setdefault(self.signature(predicate, arguments), set()).add(tuple(arguments))
+        changing = set()
+        for atom in atoms:
+            positive, predicate, arguments = parse_atom(atom)
+            changing.add(predicate)
+            if positive:
+                facts.setdefault(self.signature(predicate, arguments), set()).add(arguments)
+        for action, template in self.grammar.templates.items():
+            if moving := self.grammar.queried(template) & changing:
+                raise UserError(f"the game's grammar names {action} by what changes during play: {', '.join(moving)}")
+        self._name({a for group in facts.values() for arguments in group for a in arguments})
+        self.initial = {signature: frozenset(group) for signature, group in facts.items()}
+
+    def _name(self, ids: set[str]) -> None:
+        """Give every object its name in the game ("apple 1"), by alfworld's own counting."""
+        from alfworld.agents.utils.misc import Demangler
+        from textworld.generator.game import EntityInfo
+
+        infos = {key: EntityInfo(key, self.types[key]) for key in ids}
+        demangler = Demangler(game_infos=infos)
+        for key, info in infos.items():
+            info.name, info.definite, info.indefinite = demangler.demangle_alfred_name(key), "the", "a"
+        self.names = {key: info.name.strip() for key, info in infos.items()}
+        self.infos = infos
+
+    def operator(self, raw: Any) -> tuple[str, Operator]:
+        """The ground operator (and its PDDL name) of a record of the C library."""
+        found = self._operators.get(raw.id)
+        if found is None:
+            found = self._operators[raw.id] = self._operator(raw)
+        return found
+
+    def _operator(self, raw: Any) -> tuple[str, Operator]:
+        action, *arguments = raw.name.split()
+        parameters = self.translation.parameters[action]
+        binding = {(name, type_): argument for (name, type_), argument in zip(parameters, arguments)}
+        assert self.initial is not None
+        writer = Writer(self.grammar, FactBase(self.initial), self.infos)
+        command = writer.join(self.grammar.templates[action], binding)
+        return raw.name, Operator(raw.id, action, command, binding, raw.nb_effect_atoms)
+
+
+def parse_atom(text: str) -> tuple[bool, str, tuple[str, ...]]:
+    """An atom of the C library ("Atom holds(agent1, apple)") as (positive, predicate, arguments)."""
+    kind, _, rest = text.partition(" ")
+    predicate, _, arguments = rest.partition("(")
+    return kind != "NegatedAtom", predicate, tuple(a for a in arguments[:-1].split(", ") if a)
+
 
 class AlfworldEngine:
-    """Plays one ALFWorld game at a time: `load`, `reset`, then `step` until `won`.
+    """Plays one ALFWorld game at a time: `load`, `reset`, then `step` until `won`. Not shared between threads.
 
     After `reset` and every `step`:
 
@@ -22,53 +153,173 @@ class AlfworldEngine:
     After `load`: `walkthrough` (tuple[str, ...]) and `metadata` (traj_data.json as a dict; {} where there is none).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
         self.observation = ""
         self.admissible: tuple[str, ...] = ()
         self.won = False
         self.walkthrough: tuple[str, ...] = ()
         self.metadata: dict[str, Any] = {}
-        self._env: Any = None
+        self._game: Game | None = None
+        self._base = FactBase({})
+        self._commands: dict[str, Operator] = {}
+        self._named: frozenset[tuple[str, ...]] | None = None
+        self._done: list[int] = []  # operators applied since reset
+        self._library: Any = None
+        self._finalizer: weakref.finalize | None = None
 
     def load(self, game: Path | str | Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:
-        """Load a game from its folder, its game.tw-pddl file, or the payload of one (then with `metadata`)."""
-        import textworld
-        from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-        from textworld.envs.pddl import PddlEnv
+        """Load a game from its folder, its game.tw-pddl file, or the payload of one (then with `metadata`).
 
-        if isinstance(game, Mapping):
-            payload, self.metadata = dict(game), dict(metadata or {})
-        else:
-            folder = Path(game) if Path(game).is_dir() else Path(game).parent
-            payload = json.loads((folder / "game.tw-pddl").read_text())
-            self.metadata = json.loads((folder / "traj_data.json").read_text())
-        self.walkthrough = tuple(payload.get("walkthrough") or ())
-        self._env = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
-        self._env.load(payload)
+        Raises UserError if the files are missing or are not a game's.
+        """
+        payload, self.metadata = (game, dict(metadata or {})) if isinstance(game, Mapping) else read_game(Path(game))
+        self._game = compiled_game(payload, self.cache)
+        self.walkthrough = self._game.walkthrough
+        self.observation, self.admissible, self.won, self._named = "", (), False, None
 
     def reset(self) -> str:
         """Start the loaded game from its beginning; returns the first observation."""
-        return self._take(self._env.reset())
+        game = self._loaded()
+        library = self._open()
+        library.load_sas(game.sas)
+        if game.initial is None:
+            game.begin(self._atoms(library.get_state_size(), library.get_state))
+        assert game.initial is not None
+        self._base, self._named, self._done = FactBase(game.initial), None, []
+        if game.opening is None:
+            observation = Writer(game.grammar, self._base, game.infos).text("intro", {})
+            game.opening = (observation, *self._look_up())
+        self.observation, self.admissible, self._commands = game.opening
+        self.won = bool(library.check_goal())
+        return self.observation
 
     def step(self, action: str) -> str:
         """Do one command; an unknown one answers "Nothing happens." and changes nothing."""
-        return self._take(self._env.step(action)[0])
-
-    def _take(self, state: Any) -> str:
-        self.observation, self.won = state["feedback"], bool(state["won"])
-        self.admissible = tuple(state["admissible_commands"])
+        game, operator = self._loaded(), self._commands.get(action.strip())
+        if operator is None:
+            self.observation = NOTHING
+            return NOTHING
+        self._apply(operator)
+        writer = Writer(game.grammar, self._base, game.infos)
+        self.observation = writer.join(game.grammar.feedback[operator.action], operator.binding)
+        self.admissible, self._commands = self._look_up()
+        self.won = bool(self._library.check_goal())
         return self.observation
 
     def facts(self) -> frozenset[tuple[str, ...]]:
         """Every true fact of the present state, in game names."""
-        inner = self._env.unwrapped
-        names = {key: info.name.strip() for key, info in inner._entity_infos.items()}
-        return frozenset(
-            (f.name, *(names[v.name] for v in f.arguments))
-            for f in inner._pddl_state.facts
-            if not f.name.startswith(("not_", "new-axiom@"))
-        )
+        if self._named is None:
+            names = self._loaded().names
+            self._named = frozenset(
+                (predicate, *(names[a] for a in arguments))
+                for (predicate, _), group in self._base.snapshot().items()
+                if not predicate.startswith(HIDDEN)
+                for arguments in group
+            )
+        return self._named
+
+    def plan(self) -> list[str] | None:
+        """Fast Downward's plan from the present state as commands; None if there is none. Seconds to a minute."""
+        from fast_downward import Operator as RawOperator
+
+        game = self._loaded()
+        library = self._library
+        library.load_sas_replan(optimised_sas(game.domain, game.problem).encode())
+        if not library.replan(False):
+            return None
+        operators = (RawOperator * library.get_last_plan_length())()
+        library.get_last_plan(operators)
+        return [game.operator(raw)[1].command for raw in operators]
 
     def close(self) -> None:
         """Give back the engine's memory. The engine may be loaded again."""
-        self._env = None
+        if self._finalizer is not None:
+            self._finalizer()
+        self._library = self._finalizer = self._game = None
+        self._base, self._commands, self._named = FactBase({}), {}, None
+
+    def _loaded(self) -> Game:
+        if self._game is None:
+            raise UserError("no game is loaded: call load() first")
+        return self._game
+
+    def _open(self) -> Any:
+        """This engine's own copy of the C library: its state is global, so engines cannot share one."""
+        if self._library is None:
+            import fast_downward
+
+            self._library = fast_downward.load_lib()
+            self._finalizer = weakref.finalize(self, fast_downward.close_lib, self._library)
+        return self._library
+
+    def _look_up(self) -> tuple[tuple[str, ...], dict[str, Operator]]:
+        """The commands the present state accepts: sorted, and each with the first operator it stands for."""
+        from fast_downward import Operator as RawOperator
+
+        game = self._loaded()
+        raws = (RawOperator * self._library.get_applicable_operators_count())()
+        self._library.get_applicable_operators(raws)
+        commands: dict[str, Operator] = {}
+        for raw in raws:
+            _, operator = game.operator(raw)
+            commands.setdefault(operator.command, operator)
+        return tuple(sorted(commands)), commands
+
+    def _apply(self, operator: Operator) -> None:
+        game = self._loaded()
+        self._done.append(operator.id)
+        library = self._library
+        for atom in self._atoms(operator.effects, lambda atoms: library.apply_operator(operator.id, atoms)):
+            positive, predicate, arguments = parse_atom(atom)
+            true, false = (predicate, f"not_{predicate}") if positive else (f"not_{predicate}", predicate)
+            self._base.remove(game.signature(false, arguments), arguments)
+            self._base.add(game.signature(true, arguments), arguments)
+        self._named = None
+
+    @staticmethod
+    def _atoms(count: int, fill: Any) -> list[str]:
+        from fast_downward import Atom
+
+        atoms = (Atom * count)()
+        fill(atoms)
+        return [ctypes.string_at(ctypes.addressof(atom)).decode("cp1252") for atom in atoms]
+
+
+def read_game(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A game's two files: game.tw-pddl and, beside it, traj_data.json. Raises UserError naming what is wrong."""
+    folder = path.parent if path.name == "game.tw-pddl" else path
+    try:
+        payload = json.loads((folder / "game.tw-pddl").read_bytes())
+        metadata = json.loads((folder / "traj_data.json").read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"ALFWorld game file {error.filename} is missing; `leap-ray data alfworld` gets the games"
+        ) from None
+    except ValueError as error:
+        raise UserError(
+            f"ALFWorld game in {folder} cannot be read: {error}; `leap-ray data alfworld` gets it again"
+        ) from None
+    return payload, metadata
+
+
+_GAMES: OrderedDict[str, Game] = OrderedDict()
+_GAMES_LOCK = threading.Lock()
+
+
+def compiled_game(payload: Mapping[str, Any], cache: Path | None = None) -> Game:
+    """The compiled form of a game, from this process's memory if it was played lately."""
+    try:
+        key = translation_key(payload["pddl_domain"], payload["pddl_problem"] + payload["grammar"])
+    except KeyError as error:
+        raise UserError(f"an ALFWorld game needs {error} in its payload") from None
+    with _GAMES_LOCK:
+        if key in _GAMES:
+            _GAMES.move_to_end(key)
+            return _GAMES[key]
+    game = Game(payload, translate(payload["pddl_domain"], payload["pddl_problem"], cache))
+    with _GAMES_LOCK:
+        game = _GAMES.setdefault(key, game)
+        while len(_GAMES) > GAMES_KEPT:
+            _GAMES.popitem(last=False)
+    return game
