@@ -6,7 +6,7 @@ names the field, before anything starts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,11 @@ class StudentConfig:
     gpu_memory: float = 0.9  # share of a GPU's memory that the server may take
     kv_cache_gib: float = 1  # KV cache on a CPU server, GiB
     max_sequences: int = 32  # sequences decoded together
+    adapters: int = 2  # adapters that one batch may mix; each takes memory for the learner's rank
+    cpus_per_replica: float = 1  # CPUs that Ray sets aside for one replica
+    threads: int | None = None  # of a CPU server's matrix products; null: the machine's cores, shared out over the replicas
+    start_timeout: float = 900  # seconds for a server to find room and to start
+    request_timeout: float = 900  # seconds for one completion
     seed: int = 0
 
 
@@ -200,8 +205,8 @@ def build(plain: Mapping[str, Any], source: str = "configuration") -> RunConfig:
         raise UserError(str(error)) from None
 
 
-def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a YAML configuration and lay dotted overrides (`{"learner.epochs": 2}`) over it."""
+def load(path: Path) -> RunConfig:
+    """Read a YAML configuration. Raises UserError naming the file and what is wrong in it."""
     try:
         plain = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -210,20 +215,16 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
         raise UserError(f"configuration {path} is not YAML: {error}") from None
     if not isinstance(plain, dict):
         raise UserError(f"configuration {path} is not a mapping of settings")
-    for dotted, value in (overrides or {}).items():
-        _set(plain, dotted, value)
     return build(plain, str(path))
 
 
-def _set(plain: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    node: Any = plain
-    for key in parents:
-        try:
-            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
-        except (ValueError, IndexError, AttributeError):
-            raise UserError(f"override {dotted!r}: there is no {key!r} to set it in") from None
-    if isinstance(node, list):
-        node[int(last)] = value
-    else:
-        node[last] = value
+def override(config: RunConfig, args: Sequence[str], prog: str) -> RunConfig:
+    """The configuration with command-line options (`--learner.epochs 2`) over it. Exits with a message on an unknown one."""
+    import tyro
+
+    return tyro.cli(RunConfig, default=config, args=list(args), prog=prog)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as a file that `load` reads back."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False)

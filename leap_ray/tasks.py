@@ -39,14 +39,17 @@ class Panel:
 
     def task(self, task_id: str) -> Task:
         """The task of that id. Raises UserError if the panel does not hold it."""
-        for task in self.tasks:
-            if task.id == task_id:
-                return task
-        raise UserError(f"task {task_id!r} is not in panel {self.domain}/{self.name} ({len(self)} tasks, {self.hash})")
+        return self.choose([task_id]).tasks[0]
 
     def choose(self, ids: Sequence[str]) -> Panel:
         """The part of the panel with these ids; any id not in it is an error."""
-        return Panel.of(self.domain, self.name, [self.task(i) for i in ids])
+        known = {task.id: task for task in self.tasks}
+        for task_id in ids:
+            if task_id not in known:
+                raise UserError(
+                    f"task {task_id!r} is not in panel {self.domain}/{self.name} ({len(self)} tasks, {self.hash})"
+                )
+        return Panel.of(self.domain, self.name, [known[i] for i in ids])
 
     def sample(self, count: int | None, seed: int) -> Panel:
         """`count` tasks drawn with `seed`, spread over task kinds as evenly as they allow; all of them if None."""
