@@ -1,0 +1,117 @@
+"""Gathering: demonstrations, rollouts with their corrections, evaluations. Every record is on disk before it is acted on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from actors.environment import Attempt, EnvironmentPool
+from leap_ray.journal import Records
+from leap_ray.progress import Stage
+from leap_ray.tasks import Panel
+from leap_ray.types import Correction, Episode, Sampling, episode_id
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The episodes of one stage in one domain."""
+
+    pool: EnvironmentPool
+    panel: Panel
+    seeds: tuple[int, ...]
+    max_actions: int
+    threshold: float
+
+    def attempts(self, policy: str, sampling: Sampling, max_length: int) -> list[Attempt]:
+        """One attempt per task and seed, longest-lived resources first: in panel order."""
+        return [
+            Attempt(task, seed, policy, sampling, self.max_actions, max_length)
+            for seed in self.seeds
+            for task in self.panel.tasks
+        ]
+
+
+async def all_of(items: Iterable[T], work: Callable[[T], Awaitable[Any]]) -> None:
+    """`work` on every item at once. The first error ends the rest and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for item in items:
+                group.create_task(work(item))  # type: ignore[arg-type]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def play_all(plan: Plan, attempts: Sequence[Attempt], episodes: Records[Episode], stage: Stage) -> None:
+    """Play the attempts that are not in the journal yet."""
+
+    async def one(attempt: Attempt) -> None:
+        if episode_id(attempt.task, attempt.seed, attempt.policy) not in episodes:
+            episodes.append(await plan.pool.play(attempt))
+        stage.advance(note=success_note(episodes))
+
+    await all_of(attempts, one)
+
+
+async def demonstrate_all(plan: Plan, episodes: Records[Episode], teacher: Any, annotate: bool, stage: Stage) -> None:
+    """Expert episodes of every task, their reasons written by the teacher if `annotate`, tokenised."""
+
+    async def one(item: tuple[Any, int]) -> None:
+        task, seed = item
+        if episode_id(task, seed, "expert:demonstrator") not in episodes:
+            episode = await plan.pool.demonstrate(task, seed, plan.max_actions)
+            if annotate:
+                episode = await teacher.annotate.remote(episode)
+            episodes.append(await plan.pool.tokenize(episode))
+        stage.advance(note=success_note(episodes))
+
+    await all_of([(task, seed) for seed in plan.seeds for task in plan.panel.tasks], one)
+
+
+async def correct_all(
+    plan: Plan,
+    attempts: Sequence[Attempt],
+    episodes: Records[Episode],
+    corrections: Records[Correction],
+    teacher: Any,
+    privileged: bool,
+    stage: Stage,
+) -> None:
+    """Rollouts, each failed one corrected while others still play (`privileged`: the teacher is sent privileged state)."""
+
+    async def one(attempt: Attempt) -> None:
+        key = episode_id(attempt.task, attempt.seed, attempt.policy)
+        if key not in episodes:
+            episodes.append(await plan.pool.play(attempt))
+        episode = episodes.by_key[key]
+        if episode.score <= plan.threshold and key not in corrections:
+            state = await plan.pool.privileged(attempt.task) if privileged else None
+            corrections.append(await teacher.correct.remote(episode, state))
+        stage.advance(note=f"{success_note(episodes)}, {len(corrections)} corrected")
+
+    await all_of(attempts, one)
+
+
+def outcomes(episodes: Iterable[Episode], corrections: Iterable[Correction], threshold: float) -> dict[str, Any]:
+    """What became of every failed episode and of each of its steps."""
+    failed = [e for e in episodes if e.score <= threshold]
+    words = {c.episode: c for c in corrections}
+    steps = Counter(str(word.outcome) for e in failed for word in words[e.id].steps)
+    corrected = sum(any(word.outcome == "corrected" for word in words[e.id].steps) for e in failed)
+    return {
+        "failed": len(failed),
+        "corrected_episodes": corrected,
+        "steps": sum(steps.values()),
+        "outcomes": dict(sorted(steps.items())),
+        "dollars": sum(c.dollars for c in words.values()),
+    }
+
+
+def success_note(episodes: Records[Episode]) -> str:
+    """How many of the episodes so far succeeded, in words."""
+    won = sum(e.success for e in episodes)
+    return f"{won}/{len(episodes)} won"

