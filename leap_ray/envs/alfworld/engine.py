@@ -53,6 +53,9 @@ class FactBase:
             found = self._sorted[signature] = sorted(facts)
         return found
 
+    def has(self, signature: Signature, arguments: tuple[str, ...]) -> bool:
+        return arguments in self._facts.get(signature, ())
+
     def add(self, signature: Signature, arguments: tuple[str, ...]) -> None:
         self._facts[signature] = self._facts.get(signature, frozenset()) | {arguments}
         self._sorted.pop(signature, None)
@@ -139,6 +142,25 @@ def parse_atom(text: str) -> tuple[bool, str, tuple[str, ...]]:
     return kind != "NegatedAtom", predicate, tuple(a for a in arguments[:-1].split(", ") if a)
 
 
+_IDLE_LIBRARIES: list[Any] = []
+
+
+def borrow_library() -> Any:
+    """A copy of Fast Downward's C library that no other engine uses; about 1 MB each, loaded only if none is idle."""
+    try:
+        return _IDLE_LIBRARIES.pop()
+    except IndexError:
+        import fast_downward
+
+        return fast_downward.load_lib()
+
+
+def return_library(library: Any) -> None:
+    """Keep the library for the next engine. It is never unloaded: once it has planned, that crashes the process at exit."""
+    library.cleanup()
+    _IDLE_LIBRARIES.append(library)
+
+
 class AlfworldEngine:
     """Plays one ALFWorld game at a time: `load`, `reset`, then `step` until `won`. Not shared between threads.
 
@@ -164,7 +186,6 @@ class AlfworldEngine:
         self._base = FactBase({})
         self._commands: dict[str, Operator] = {}
         self._named: frozenset[tuple[str, ...]] | None = None
-        self._done: list[int] = []  # operators applied since reset
         self._library: Any = None
         self._finalizer: weakref.finalize | None = None
 
@@ -186,7 +207,7 @@ class AlfworldEngine:
         if game.initial is None:
             game.begin(self._atoms(library.get_state_size(), library.get_state))
         assert game.initial is not None
-        self._base, self._named, self._done = FactBase(game.initial), None, []
+        self._base, self._named = FactBase(game.initial), None
         if game.opening is None:
             observation = Writer(game.grammar, self._base, game.infos).text("intro", {})
             game.opening = (observation, *self._look_up())
@@ -247,10 +268,9 @@ class AlfworldEngine:
     def _open(self) -> Any:
         """This engine's own copy of the C library: its state is global, so engines cannot share one."""
         if self._library is None:
-            import fast_downward
-
-            self._library = fast_downward.load_lib()
-            self._finalizer = weakref.finalize(self, fast_downward.close_lib, self._library)
+            self._library = borrow_library()
+            self._finalizer = weakref.finalize(self, return_library, self._library)
+            self._finalizer.atexit = False
         return self._library
 
     def _look_up(self) -> tuple[tuple[str, ...], dict[str, Operator]]:
@@ -268,7 +288,6 @@ class AlfworldEngine:
 
     def _apply(self, operator: Operator) -> None:
         game = self._loaded()
-        self._done.append(operator.id)
         library = self._library
         for atom in self._atoms(operator.effects, lambda atoms: library.apply_operator(operator.id, atoms)):
             positive, predicate, arguments = parse_atom(atom)

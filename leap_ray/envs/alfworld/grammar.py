@@ -34,6 +34,10 @@ class Facts(Protocol):
         """Arguments of the true facts with this signature, sorted."""
         ...
 
+    def has(self, signature: Signature, arguments: tuple[str, ...]) -> bool:
+        """Whether the fact is true."""
+        ...
+
 
 class Writer:
     """Where one sentence is written: the grammar, the facts and the objects' descriptions."""
@@ -134,6 +138,11 @@ class Query:
             return
         placeholders, signatures = self._plan[depth]
         new = [ph for ph in dict.fromkeys(placeholders) if ph not in binding]
+        if not new:
+            arguments = tuple(binding[ph] for ph in placeholders)
+            if any(facts.has(signature, arguments) for signature in signatures):
+                yield from self._extend(facts, binding, used, depth + 1)
+            return
         for signature in signatures:
             for arguments in facts.sorted(signature):
                 for ph, argument in zip(placeholders, arguments):
