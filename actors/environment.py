@@ -17,11 +17,10 @@ import ray
 from ray.util.metrics import Counter, Gauge
 
 from leap_ray.config import DomainConfig, RolloutConfig
-from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain
+from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain, make_env
 from leap_ray.errors import UserError
 from leap_ray.policy import Completer, Prompter, tokenize
 from leap_ray.rollout import demonstrate, play
-from leap_ray.tasks import Panel
 from leap_ray.types import Episode, Sampling, Task
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class EnvironmentActor:
     """Hosts instances of one domain's environment, as many as there are calls at once, and plays an episode in each."""
 
     def __init__(self, domain: DomainConfig, prompts: PromptSettings, student: Completer | None) -> None:
-        self._make = lambda: load_domain(domain.name)(**domain.settings)
+        self._make = lambda: make_env(domain.name, domain.settings)
         self._student = student
         self._prompter = prompts.load()
         self._free: list[TextEnv] = []
@@ -101,11 +100,6 @@ class EnvironmentActor:
         """Privileged state of a training task; raises PrivilegeError for any other."""
         async with self._environment() as env:
             return await asyncio.to_thread(_privileged, env, task)
-
-    async def panel(self, name: str) -> Panel:
-        """The domain's tasks of that panel."""
-        async with self._environment() as env:
-            return await asyncio.to_thread(env.panel, name)
 
     @asynccontextmanager
     async def _environment(self) -> AsyncIterator[TextEnv]:
@@ -163,9 +157,6 @@ class EnvironmentPool:
     async def privileged(self, task: Task) -> PrivilegedState:
         """Needs no seat: a failed episode's correction does not wait for others to end."""
         return await self._actors[hash(task.id) % self.config.actors].privileged.remote(task)
-
-    async def panel(self, name: str) -> Panel:
-        return await self._call("panel", name)
 
     def close(self) -> None:
         """End the actors, so that their CPUs are free for what follows."""

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from leap_ray import config as configuration
 from leap_ray.config import DomainConfig, RunConfig
-from leap_ray.envs.base import TextEnv, load_domain
+from leap_ray.envs.base import make_env
 from leap_ray.errors import UserError
 from leap_ray.journal import RunDirectory, check_room
 
@@ -153,7 +153,7 @@ def preflight(config: RunConfig, folder: Path) -> None:
 
 def check_domain(domain: DomainConfig) -> None:
     """Its class, its settings, its panels and the numbers of tasks asked of them."""
-    env = make_env(domain)
+    env = make_env(domain.name, domain.settings)
     try:
         train = env.resolve_panel(domain.train_panel)
         train.sample(domain.train_tasks, 0)
@@ -161,15 +161,6 @@ def check_domain(domain: DomainConfig) -> None:
         env.resolve_panel(domain.eval_panel).sample(domain.eval_tasks, 0)
     finally:
         env.close()
-
-
-def make_env(domain: DomainConfig) -> TextEnv:
-    """The domain's environment. A setting that it does not take is a UserError."""
-    cls = load_domain(domain.name)
-    try:
-        return cls(**domain.settings)
-    except TypeError as error:
-        raise UserError(f"domain {domain.name!r}: settings: {error}") from None
 
 
 def open_run(config: RunConfig, folder: Path) -> RunDirectory:
@@ -194,7 +185,7 @@ def evaluate(args: Evaluate) -> None:
     domain = next((d for d in config.domains if d.name == (args.domain or config.domains[0].name)), None)
     if domain is None:
         raise UserError(f"run {args.run_dir} has no domain {args.domain!r}")
-    env = make_env(domain)
+    env = make_env(domain.name, domain.settings)
     panel = env.resolve_panel(args.panel or domain.eval_panel)
     panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.seed)
     env.close()

@@ -52,7 +52,9 @@ def summarize(episodes: Iterable[Episode]) -> Summary:
         invalid=sum(not s.valid for s in steps) / len(steps) if steps else 0.0,
         finishes={f: sum(e.finish == f for e in plays) for f in sorted({e.finish for e in plays})},
         kinds={k: (len(es), sum(e.success for e in es) / len(es)) for k, es in kinds.items()},
-        parts={p: _mean([e.extra.get(p, 0.0) for e in plays]) or 0.0 for p in sorted({p for e in plays for p in e.extra})},
+        parts={
+            p: _mean([e.extra.get(p, 0.0) for e in plays]) or 0.0 for p in sorted({p for e in plays for p in e.extra})
+        },
     )
 
 

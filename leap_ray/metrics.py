@@ -52,7 +52,9 @@ class _Wandb:
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
         wandb = _extra("wandb", "wandb")
-        self._run = wandb.init(project="leap-ray", name=run, id=folder.name, resume="allow", dir=folder, config=dict(config))
+        self._run = wandb.init(
+            project="leap-ray", name=run, id=folder.name, resume="allow", dir=folder, config=dict(config)
+        )
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         self._run.log({**numbers, "iteration": step})

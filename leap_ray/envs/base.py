@@ -164,3 +164,12 @@ def load_domain(name: str) -> type[TextEnv]:
     if not (isinstance(cls, type) and issubclass(cls, TextEnv)):
         raise UserError(f"domain {name!r}: {class_name} is not a subclass of leap_ray.envs.base.TextEnv")
     return cls
+
+
+def make_env(name: str, settings: Mapping[str, Any]) -> TextEnv:
+    """The domain's environment. Raises UserError for an unknown domain or a setting that it does not take."""
+    cls = load_domain(name)
+    try:
+        return cls(**settings)
+    except TypeError as error:
+        raise UserError(f"domain {name!r}: settings: {error}") from None

@@ -1,0 +1,286 @@
+"""The loop of LEAP: behaviour cloning, then rounds of rollouts, corrections, training, deployment and evaluation.
+
+    base: evaluate → iteration 0: demonstrate, train, deploy, evaluate → iteration n: roll out + correct, train, deploy, evaluate
+
+It runs in the driver's process: every actor belongs to it and ends with it, and all that counts is in the run directory. Each
+stage looks there first for what it has done already, so running again after a kill at any point goes on from that point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors import gather
+from actors.dataset import write_examples
+from actors.environment import EnvironmentPool, PromptSettings
+from actors.learner import train
+from actors.student import StudentPool
+from actors.teacher import start_teacher
+from leap_ray.config import DomainConfig, RunConfig
+from leap_ray.envs.base import load_domain, make_env
+from leap_ray.errors import UserError
+from leap_ray.evaluation import summarize
+from leap_ray.journal import Records, RunDirectory
+from leap_ray.learning.model import materialize, probe_logprobs
+from leap_ray.metrics import Metrics
+from leap_ray.policy import Prompter
+from leap_ray.progress import Board
+from leap_ray.serving import BASE
+from leap_ray.tasks import Panel
+from leap_ray.types import Correction, Episode, Sampling, digest
+
+PROBE_EPISODES = 4  # of each domain
+# Mean difference in nats per token between two correct implementations: about 5e-5 in float32 and 1e-2 in bfloat16.
+PROBE_TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2, "float16": 2e-2}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Weights that can be served: the untuned student, or what an iteration trained."""
+
+    name: str
+    path: Path | None = None
+
+
+class Coordinator:
+    """One run, from its configuration to its last evaluation. Use as an async context manager."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, board: Board) -> None:
+        self.config = config
+        self.run = run
+        self.board = board
+        self.metrics = Metrics(run.path, config.trackers, config.name, dataclasses.asdict(config))
+        self.folder = materialize(config.student.model)
+        self.prompts = PromptSettings(str(self.folder), config.student.dialect, config.student.candidates)
+        self.prompter: Prompter = self.prompts.load()
+        self.student: Any = None  # StudentPool
+        self.pools: dict[str, EnvironmentPool] = {}
+        self.panels: dict[tuple[str, str], Panel] = {}
+        self.teacher: Any = None
+        self._serving = BASE
+        self._iteration = -1
+
+    async def __aenter__(self) -> Coordinator:
+        config = self.config
+        self.board.say(f"student {config.student.model} is starting ({config.student.replicas} server(s))")
+        rank = config.learner.rank if config.learner.method == "lora" else 0
+        register = str(self.run.path.absolute() / "served")
+        self.student = await asyncio.to_thread(StudentPool.start, config.student, max_rank=rank, register=register)
+        for domain in config.domains:
+            self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
+            env = make_env(domain.name, domain.settings)
+            for name in {domain.train_panel, domain.eval_panel}:
+                self.panels[domain.name, name] = env.resolve_panel(name)
+            env.close()
+        self.teacher = start_teacher(
+            config.teacher,
+            config.domains,
+            self.run.path / "teacher",
+            seed=config.seed,
+            student=self.student,
+            name="teacher",
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.metrics.close()
+        for pool in self.pools.values():
+            pool.close()
+        if self.teacher is not None:
+            ray.kill(self.teacher)
+        if self.student is not None:
+            await asyncio.to_thread(self.student.shutdown)
+
+    async def run_all(self) -> None:
+        """Every stage of the run, leaving out what is done."""
+        policy = Policy(BASE)
+        if self.config.evaluate_base:
+            await self.evaluate(-1, policy)
+        for iteration in range(self.config.iterations):
+            self._iteration = iteration
+            if iteration == 0:
+                await self.demonstrate()
+            else:
+                await self.correct(iteration, policy)
+            policy = self.train(iteration, policy)
+            await self.evaluate(iteration, policy)
+
+    # Stages ----------------------------------------------------------------------------------------------------------
+
+    async def demonstrate(self) -> None:
+        """Iteration 0's data: expert episodes, those that failed left out and counted."""
+        for domain in self.config.domains:
+            stage = f"iter-0/demonstrations/{domain.name}"
+            if self.run.result(stage):
+                continue
+            panel = self._chosen(domain, domain.train_panel, domain.demo_tasks, 0, "demonstrations")
+            plan = self.plan(domain, panel, self.config.rollout.seeds, evaluating=False)
+            episodes = self.run.records(stage, "episodes", Episode, _episode_key)
+            with self.board.stage(f"demonstrations ({domain.name})", len(plan.panel) * len(plan.seeds)) as bar:
+                await gather.demonstrate_all(plan, episodes, self.teacher, self.config.teacher.annotate, bar)
+            kept = [e for e in episodes if e.score > plan.threshold]
+            if not kept:
+                raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
+            counts = {"kept": len(kept), **self._examples(stage, 0, [(e, None) for e in kept])}
+            self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
+
+    async def correct(self, iteration: int, policy: Policy) -> None:
+        """Rollouts of the last policy, and the teacher's word on those that failed."""
+        for domain in self.config.domains:
+            stage = f"iter-{iteration}/rollouts/{domain.name}"
+            if self.run.result(stage):
+                continue
+            await self.deploy(policy)
+            config = self.config.student
+            sampling = Sampling(config.temperature, max_tokens=config.max_tokens, stop=(self.prompter.end_id,))
+            panel = self._chosen(domain, domain.train_panel, domain.train_tasks, iteration, "rollouts")
+            plan = self.plan(domain, panel, self.config.rollout.seeds, evaluating=False)
+            episodes = self.run.records(stage, "episodes", Episode, _episode_key)
+            corrections = self.run.records(stage, "corrections", Correction, lambda c: c.episode)
+            attempts = plan.attempts(policy.name, sampling, config.max_length)
+            privileged = self.config.teacher.kind != "symbolic"  # that one reads its own environment
+            with self.board.stage(
+                f"iteration {iteration}: rollouts and corrections ({domain.name})", len(attempts)
+            ) as bar:
+                await gather.correct_all(plan, attempts, episodes, corrections, self.teacher, privileged, bar)
+            counts = gather.outcomes(episodes, corrections, plan.threshold)
+            counts |= self._examples(
+                stage, iteration, [(e, corrections.by_key[e.id]) for e in episodes if e.id in corrections]
+            )
+            result = {**asdict(summarize(episodes)), **counts}
+            self._finish(stage, "rollouts", domain, result, episodes, corrections)
+
+    def train(self, iteration: int, before: Policy) -> Policy:
+        """Fine-tune from the last weights on the examples of all iterations so far."""
+        stage = f"iter-{iteration}/train"
+        policy = self.policy(iteration)
+        if self.run.result(stage):
+            return policy
+        objectives = self.config.learner.objectives
+        objective = objectives[min(iteration, len(objectives) - 1)]
+        folders = [
+            self.run.path / f"iter-{i}" / ("rollouts" if i else "demonstrations") / domain.name / "examples"
+            for i in range(iteration + 1)
+            for domain in self.config.domains
+        ]
+        with self.board.stage(f"iteration {iteration}: training ({objective})", 0) as bar:
+            result = train(
+                ray.data.read_parquet([str(f) for f in folders if any(f.glob("*.parquet"))]),
+                model=self.config.student.model,
+                init_from=before.path,
+                output=policy.path,
+                config=self.config.learner,
+                objective=objective,
+                seed=self.config.seed + iteration,
+                storage=self.run.path / stage / "ray-train",
+                adapter_name=policy.name,
+                on_progress=lambda done, total, figures: _show(bar, done, total, figures),
+            )
+        self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics})
+        self.metrics.log("train", iteration, result.metrics)
+        return policy
+
+    async def evaluate(self, iteration: int, policy: Policy) -> None:
+        """Play the evaluation panels; nobody has privileged state there."""
+        for domain in self.config.domains:
+            stage = f"{'base' if iteration < 0 else f'iter-{iteration}'}/evaluate/{domain.name}"
+            if self.run.result(stage):
+                continue
+            await self.deploy(policy)
+            panel = self._chosen(domain, domain.eval_panel, domain.eval_tasks, 0, "evaluate")
+            plan = self.plan(domain, panel, self.config.eval_seeds)
+            episodes = await self.play_panel(plan, policy, stage, f"{policy.name}: evaluation ({domain.name})")
+            result = {"policy": policy.name, "panel": plan.panel.hash, **asdict(summarize(episodes))}
+            self._finish(stage, "evaluate", domain, result, episodes)
+
+    async def play_panel(self, plan: gather.Plan, policy: Policy, stage: str, title: str) -> Records[Episode]:
+        """Every task of the plan once per seed, with evaluation's sampling."""
+        config = self.config.student
+        sampling = Sampling(config.eval_temperature, max_tokens=config.max_tokens, stop=(self.prompter.end_id,))
+        episodes = self.run.records(stage, "episodes", Episode, _episode_key)
+        attempts = plan.attempts(policy.name, sampling, config.max_length)
+        with self.board.stage(title, len(attempts)) as bar:
+            await gather.play_all(plan, attempts, episodes, bar)
+        return episodes
+
+    # What the stages share -------------------------------------------------------------------------------------------
+
+    def policy(self, iteration: int) -> Policy:
+        """What that iteration trains, under a name never used for other weights: it hashes all that they are computed from."""
+        label = "-".join(d.name.split(":")[-1] for d in self.config.domains)
+        name = f"{label}-iter{iteration}-{digest(self.config.hash, iteration, length=8)}"
+        return Policy(name, self.run.path / f"iter-{iteration}" / "train" / "student")
+
+    def plan(self, domain: DomainConfig, panel: Panel, seeds: tuple[int, ...], evaluating: bool = True) -> gather.Plan:
+        """How a panel of this domain is played."""
+        env = load_domain(domain.name)
+        actions = domain.max_actions or env.max_actions
+        return gather.Plan(
+            pool=self.pools[domain.name],
+            panel=panel,
+            seeds=seeds,
+            max_actions=(domain.eval_max_actions or actions) if evaluating else actions,
+            threshold=env.threshold if domain.threshold is None else domain.threshold,
+        )
+
+    def _chosen(self, domain: DomainConfig, panel: str, count: int | None, iteration: int, use: str) -> Panel:
+        """The tasks of a stage, each iteration's drawn anew, and the panel file that says which."""
+        chosen = self.panels[domain.name, panel].sample(count, self.config.seed + iteration)
+        folder = self.run.path / "panels"
+        folder.mkdir(exist_ok=True)
+        chosen.save(folder / f"{domain.name.replace(':', '.')}-{use}-{iteration}.json")
+        return chosen
+
+    async def deploy(self, policy: Policy) -> None:
+        """Serve the policy on every replica, and prove that they run its weights before anyone plays with them."""
+        if policy.path is None or policy.name == self._serving:
+            return
+        load = self.student.load_adapter if self.config.learner.method == "lora" else self.student.load_weights
+        await asyncio.to_thread(load, policy.name, str(policy.path))
+        prompts, completions = self._probe_texts()
+        expected = await _probe.remote(self.config, policy.path, prompts, completions)
+        tolerance = PROBE_TOLERANCE[self.config.student.dtype]
+        probes = await asyncio.to_thread(self.student.probe, policy.name, prompts, completions, expected, tolerance)
+        self._serving = policy.name
+        for probe in probes:
+            self.board.say(str(probe))
+            self.metrics.log("probe", self._iteration, dataclasses.asdict(probe))
+
+    def _probe_texts(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts and completions that the student was trained on: there, new weights differ most from old ones."""
+        prompts, completions = [], []
+        for domain in self.config.domains:
+            episodes = self.run.records(f"iter-0/demonstrations/{domain.name}", "episodes", Episode, _episode_key)
+            for key in sorted(episodes.by_key)[:PROBE_EPISODES]:
+                episode = episodes.by_key[key]
+                prompts.append(episode.prompt_ids(0))
+                completions.append(list(episode.steps[0].completion))
+        return prompts, completions
+
+    def _examples(self, stage: str, iteration: int, pairs: list[tuple[Episode, Correction | None]]) -> dict[str, Any]:
+        """Write the stage's training examples as Parquet, made by Ray Data from episodes and corrections."""
+        return {"examples": write_examples(pairs, self.prompts, iteration, self.run.path / stage / "examples")}
+
+    def _finish(self, stage: str, event: str, domain: DomainConfig, result: dict[str, Any], *records: Records) -> None:
+        for kind in records:
+            kind.to_parquet()
+            kind.close()
+        result = {**result, "score_scale": load_domain(domain.name).score_scale}
+        self.run.finish(stage, result)
+        self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
+
+
+def _episode_key(episode: Episode) -> str:
+    return episode.id
+
+
+@ray.remote(num_cpus=0.1, max_retries=2)
+def _probe(config: RunConfig, path: Path, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
+    """The learner's side of the probe, in a process of its own: the driver holds no model."""
+    return probe_logprobs(config.student.model, path, prompts, completions, config.student.dtype)

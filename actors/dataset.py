@@ -1,0 +1,53 @@
+"""Episodes and corrections → a Ray Dataset of training examples, written as Parquet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.environment import PromptSettings
+from leap_ray.learning.examples import from_correction, from_demonstration
+from leap_ray.types import Correction, Episode, from_json, to_json, to_plain
+
+# A process of Ray Data keeps its tokenizer between tasks.
+_prompter = cache(PromptSettings.load)
+
+
+def write_examples(
+    pairs: Iterable[tuple[Episode, Correction | None]], prompts: PromptSettings, iteration: int, folder: Path
+) -> int:
+    """The examples of episodes with their corrections (None: a demonstration) as Parquet files; returns how many.
+
+    The folder appears whole or not at all. Order is by episode id, so the same records give the same files.
+    """
+    rows = [
+        {"episode": to_json(e), "correction": to_json(c) if c else ""} for e, c in sorted(pairs, key=lambda p: p[0].id)
+    ]
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.mkdir(parents=True)
+    count = 0
+    if rows:
+        dataset = ray.data.from_items(rows).flat_map(_examples, fn_args=(prompts, iteration)).materialize()
+        count = dataset.count()
+        dataset.write_parquet(str(part))
+    os.replace(part, folder)
+    return count
+
+
+def _examples(row: dict[str, Any], prompts: PromptSettings, iteration: int) -> list[dict[str, Any]]:
+    episode = from_json(Episode, row["episode"])
+    return [to_plain(example) for example in _examples_of(episode, row["correction"], prompts, iteration)]
+
+
+def _examples_of(episode: Episode, correction: str, prompts: PromptSettings, iteration: int) -> Iterator[Any]:
+    if not correction:
+        return from_demonstration(episode, iteration)
+    return from_correction(episode, from_json(Correction, correction), _prompter(prompts), iteration)
