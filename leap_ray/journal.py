@@ -82,7 +82,8 @@ class Records(Generic[R]):
         if not self.path.exists():
             return
         good, bad = [], []
-        for number, line in enumerate(self.path.read_bytes().split(b"\n"), 1):
+        content = self.path.read_bytes()
+        for number, line in enumerate(content.split(b"\n"), 1):
             if not line.strip():
                 continue
             try:
@@ -94,6 +95,8 @@ class Records(Generic[R]):
             self.by_key[self.key(record)] = record
         if bad:
             self._set_aside(good, bad)
+        elif content and not content.endswith(b"\n"):  # killed between a line and its end
+            write_atomically(self.path, content + b"\n")
 
     def _set_aside(self, good: list[bytes], bad: list[tuple[int, bytes, Exception]]) -> None:
         aside = self.path.with_name(self.path.name + ".corrupt")
@@ -157,7 +160,8 @@ def check_room(path: Path, gib: float) -> None:
     free = shutil.disk_usage(existing).free / 2**30
     if free < gib:
         raise UserError(
-            f"no room for {path}: {free:.1f} GiB free, {gib:g} GiB wanted (min_free_gib): free some space or choose another --run-dir"
+            f"no room for {path}: {free:.1f} GiB free, {gib:g} GiB wanted (min_free_gib): free some space or choose "
+            "another --run-dir"
         )
 
 

@@ -1,4 +1,7 @@
-"""Episodes and corrections → training examples (LEAP, section 3.3): prompt = the student's own history, target = the teacher's word."""
+"""Episodes and corrections → training examples (LEAP, section 3.3).
+
+The prompt is the student's own history, the target the teacher's word.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""A configuration is read whole or refused with the name of what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from leap_ray import config
+from leap_ray.config import DomainConfig, RunConfig
+from leap_ray.errors import UserError
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_of_the_project_is_valid_and_survives_being_written(path, tmp_path):
+    read = config.load(path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(config.to_yaml(read))
+    assert config.load(copy) == read
+    assert config.load(copy).hash == read.hash
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("name: a\ndomains: [{name: households}]\nlearner: {ranc: 3}", "learner: unknown 'ranc'"),
+        ("name: a\ndomains: [{name: households}]\nlearner: {rank: many}", "learner.rank: int is needed, got 'many'"),
+        ("name: a\ndomains: [{name: households}]\nlearner: {rank: 0}", "learner.rank: 0 is below 1"),
+        ("name: a\ndomains: [{name: households}]\nteacher: {kind: oracle}", "teacher.kind: 'oracle' is none of"),
+        ("name: a\ndomains: [{name: households}]\nlearner: {objectives: [dpo]}", "begin with sft"),
+        ("name: a", "missing 'domains'"),
+        ("name: a\ndomains: []", "at least one is needed"),
+        ("- 1", "is not a mapping"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named(text, named, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        config.load(path)
+    assert named in str(caught.value)
+
+
+def test_the_hash_names_what_is_computed():
+    base = RunConfig("a", (DomainConfig("households"),))
+    assert base.hash == RunConfig("another name", (DomainConfig("households"),)).hash
+    assert base.hash != RunConfig("a", (DomainConfig("households"),), seed=1).hash
+
+
+def test_options_go_over_the_file():
+    base = RunConfig("a", (DomainConfig("households", settings={"size": 2}),))
+    changed = config.override(base, ["--learner.epochs", "3", "--domains.0.train-tasks", "5"], "leap-ray run")
+    assert (changed.learner.epochs, changed.domains[0].train_tasks) == (3, 5)
+    assert changed.domains[0].settings == {"size": 2}
+    with pytest.raises(SystemExit):
+        config.override(base, ["--learner.epoch", "3"], "leap-ray run")

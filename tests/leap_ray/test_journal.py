@@ -1,0 +1,95 @@
+"""What the journal acknowledges is there after a crash at any byte."""
+
+import os
+import subprocess
+import sys
+
+import pandas
+import pytest
+
+from leap_ray.errors import UserError
+from leap_ray.journal import Records, RunDirectory, check_room
+from leap_ray.types import Task
+
+
+def records(folder):
+    return Records(folder / "tasks.jsonl", Task, lambda task: task.id)
+
+
+def task(number):
+    return Task("d", f"t{number}", "train", "kind")
+
+
+def test_a_record_is_written_once(tmp_path):
+    journal = records(tmp_path)
+    assert journal.append(task(1))
+    assert not journal.append(task(1))
+    assert journal.path.read_text().count("\n") == 1
+    assert list(records(tmp_path)) == [task(1)]
+
+
+def test_a_file_cut_at_any_byte_keeps_every_whole_line(tmp_path):
+    journal = records(tmp_path)
+    for number in range(3):
+        journal.append(task(number))
+    whole = journal.path.read_bytes()
+    for cut in range(len(whole) + 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "tasks.jsonl").write_bytes(whole[:cut])
+        again = records(folder)
+        # A last line that lacks only its newline is whole.
+        lines = sum(line.endswith(b"}") for line in whole[:cut].split(b"\n"))
+        assert [t.id for t in again] == [f"t{i}" for i in range(lines)]
+        for number in range(3):
+            again.append(task(number))
+        assert list(records(folder)) == [task(0), task(1), task(2)]
+
+
+def test_a_corrupt_line_is_named_and_set_aside(tmp_path, caplog):
+    journal = records(tmp_path)
+    for number in range(3):
+        journal.append(task(number))
+    lines = journal.path.read_bytes().split(b"\n")
+    lines[1] = b'{"domain": "d", "id": 7}\xff'
+    journal.path.write_bytes(b"\n".join(lines))
+    assert [t.id for t in records(tmp_path)] == ["t0", "t2"]
+    assert "tasks.jsonl line 2 cannot be read" in caplog.text
+    assert (tmp_path / "tasks.jsonl.corrupt").read_bytes() == lines[1] + b"\n"
+    assert b"\xff" not in journal.path.read_bytes()
+
+
+def test_parquet_holds_the_same_records(tmp_path):
+    journal = records(tmp_path)
+    journal.append(task(2))
+    journal.append(task(1))
+    table = pandas.read_parquet(journal.to_parquet())
+    assert list(table.id) == ["t1", "t2"]
+
+
+def test_a_directory_belongs_to_one_configuration_and_one_process(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.bind("abc", "name: x\n", {})
+    run.bind("abc", "name: x\n", {})
+    with pytest.raises(UserError, match=r"another configuration \(abc; this one is def\)"):
+        run.bind("def", "name: y\n", {})
+    script = f"from leap_ray.journal import RunDirectory; from pathlib import Path; RunDirectory(Path({str(tmp_path / 'run')!r}))"
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert other.returncode != 0
+    assert "in use by another process" in other.stderr
+    run.close()
+    RunDirectory(tmp_path / "run").close()
+
+
+def test_a_stage_is_done_when_its_result_is_there(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.result("iter-0/train") is None
+    run.finish("iter-0/train", {"loss": 1.5})
+    assert run.result("iter-0/train") == {"loss": 1.5}
+    assert not [f for f in os.listdir(tmp_path / "iter-0/train") if f.endswith(".part")]
+
+
+def test_no_room_is_said_before_anything_starts(tmp_path):
+    check_room(tmp_path / "not" / "there", 0.0)
+    with pytest.raises(UserError, match="no room for"):
+        check_room(tmp_path, 1e9)
