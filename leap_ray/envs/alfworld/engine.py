@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from leap_ray.envs.alfworld.grammar import Binding, Grammar, Signature, Writer, load_grammar
+from leap_ray.envs.alfworld.names import pddl_name
 from leap_ray.envs.alfworld.translation import Translation, optimised_sas, translate, translation_key
 from leap_ray.errors import UserError
 
@@ -239,6 +240,10 @@ class AlfworldEngine:
                 for arguments in group
             )
         return self._named
+
+    def name_of(self, thor_id: str) -> str | None:
+        """The game's name of a THOR object id of traj_data.json; None if the game has no such object."""
+        return self._loaded().names.get(pddl_name(thor_id))
 
     def plan(self) -> list[str] | None:
         """Fast Downward's plan from the present state as commands; None if there is none. Seconds to a minute."""
