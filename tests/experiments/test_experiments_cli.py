@@ -1,0 +1,93 @@
+"""Bad input: one clear message, a non-zero exit, and nothing started."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+
+GOOD = {
+    "name": "tiny",
+    "domains": [{"name": "households", "eval_panel": "valid", "demo_tasks": 2, "train_tasks": 2, "eval_tasks": 2}],
+}
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({**GOOD, **changes}))  # JSON is YAML
+    return path
+
+
+def refused(capsys, *argv):
+    """The one message of a command that fails."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(a) for a in argv])
+    assert left.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("leap-ray: ")
+    assert message.count("\n") == 1, "one message, no traceback"
+    return message
+
+
+def domain(**changes):
+    return [{**GOOD["domains"][0], **changes}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"colour": "red"}, "unknown 'colour'"),
+        ({"iterations": 0}, "iterations: 0 is below 1"),
+        ({"student": {"model": "/nowhere/student"}}, "/nowhere/student"),
+        ({"student": {"model": "package:no_such_package"}}, "no_such_package"),
+        ({"domains": [{"name": "alfworld", "settings": {"data": "/nowhere/games"}}]}, "/nowhere/games"),
+        ({"domains": [{"name": "chess"}]}, "unknown domain 'chess'"),
+        ({"domains": domain(settings={"colour": 1})}, "colour"),
+        ({"domains": domain(eval_panel="valid_sane")}, "valid_sane"),
+        ({"min_free_gib": 1e9}, "no room for"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value,
+)
+def test_refused_before_anything_starts(changes, named, tmp_path, capsys):
+    message = refused(capsys, "run", written(tmp_path, **changes), "--run-dir", tmp_path / "run")
+    assert named in message
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_panel_file_with_a_task_that_is_not_in_the_panel(tmp_path, capsys):
+    from leap_ray.tasks import Panel
+    from leap_ray.types import Task
+
+    Panel.of("households", "valid", [Task("households", "valid/no-such-game", "valid")]).save(tmp_path / "panel.json")
+    config = written(tmp_path, domains=domain(eval_panel=str(tmp_path / "panel.json")))
+    message = refused(capsys, "run", config, "--run-dir", tmp_path / "run")
+    assert "'valid/no-such-game' is not in panel households/valid" in message
+
+
+def test_a_run_directory_of_another_configuration(tmp_path, capsys):
+    directory = cli.open_run(cli.configuration.load(written(tmp_path)), tmp_path / "run")
+    directory.close()
+    message = refused(capsys, "run", written(tmp_path, seed=1), "--run-dir", tmp_path / "run")
+    assert "belongs to another configuration" in message
+
+
+@pytest.mark.parametrize("command", ["resume", "show", "evaluate"])
+def test_what_is_not_a_run_directory(command, tmp_path, capsys):
+    assert "is not a run directory" in refused(capsys, command, tmp_path)
+
+
+def test_an_unknown_option_or_command_exits_with_2(tmp_path):
+    for argv in (["run", str(written(tmp_path)), "--learner.colour", "3"], ["fly"], []):
+        with pytest.raises(SystemExit) as left:
+            cli.main(argv)
+        assert left.value.code == 2
+
+
+def test_help_is_there_without_the_heavy_packages():
+    code = "import sys; from experiments import cli; assert not {'torch', 'ray', 'vllm'} & set(sys.modules)"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
