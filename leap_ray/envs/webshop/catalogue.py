@@ -1,0 +1,202 @@
+"""A shop's products, index and goals on disk: built once per node, memory-mapped by every environment there.
+
+A catalogue folder holds packed products, the search index, and, for each kind of goals and seed, prices and goals. It is written
+beside and then renamed, so that two builders never meet; its manifest names the product files it was built from, and a
+folder whose files have changed since is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leap_ray.envs.webshop.goals import GoalKind, GoalTable, draw_prices, seeded, write_goals
+from leap_ray.envs.webshop.nouns import noun_finder
+from leap_ray.envs.webshop.products import Files, Product, read_products
+from leap_ray.envs.webshop.search import Index, IndexBuilder
+from leap_ray.errors import UserError
+from leap_ray.types import digest
+
+FORMAT = 1  # of the folder; another number is another folder
+GOAL_SEED = 233  # of prices and bounds, as the goals of LEAP's splits were drawn
+
+
+class Catalogue:
+    """A built shop, opened. Products are unpacked when asked for; nothing grows with the catalogue."""
+
+    def __init__(self, folder: Path, kind: GoalKind = "synthetic", seed: int = GOAL_SEED, nouns: str = "auto") -> None:
+        self.folder = folder
+        self.manifest = json.loads((folder / "manifest.json").read_text())
+        self._blob = np.memmap(folder / "products.bin", np.uint8, "r")
+        self._ends = _load(folder / "product_ends.npy")
+        self._asins = _load(folder / "asins.npy")
+        self._asin_order = _load(folder / "asin_order.npy")
+        self._title_hashes = _load(folder / "title_hashes.npy")
+        self._title_numbers = _load(folder / "title_numbers.npy")
+        self.index = Index(folder)
+        self.product = functools.lru_cache(maxsize=8192)(self._unpack)
+        self.nouns = noun_finder(nouns, complete=self.manifest["nouns"])
+        goal_folder = self._goal_folder(kind, seed)
+        self.prices = _load(goal_folder / "prices.npy")
+        self.goals: Any = GoalTable.open(goal_folder, kind, self.product)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def _unpack(self, number: int) -> Product:
+        return Product.unpack(self._blob[self._ends[number] : self._ends[number + 1]].tobytes())
+
+    def __iter__(self) -> Iterator[Product]:
+        """Every product in the file's order, without filling the cache."""
+        return (self._unpack(number) for number in range(len(self)))
+
+    def find(self, asin: str) -> int | None:
+        """A product's number by its ASIN."""
+        at = int(np.searchsorted(self._asins, asin.encode(), sorter=self._asin_order))
+        if at == len(self._asins) or self._asins[self._asin_order[at]] != asin.encode():
+            return None
+        return int(self._asin_order[at])
+
+    def by_title(self, title: str) -> int | None:
+        """The number of the last product in the file with that lower-cased title."""
+        wanted = _title_hash(title)
+        at = int(np.searchsorted(self._title_hashes, wanted, side="right")) - 1
+        while at >= 0 and self._title_hashes[at] == wanted:
+            number = int(self._title_numbers[at])
+            if self.product(number).title.lower() == title:
+                return number
+            at -= 1
+        return None
+
+    def price(self, number: int) -> float:
+        """The price that a purchase is judged by, in dollars."""
+        return float(self.prices[number])
+
+    def _goal_folder(self, kind: GoalKind, seed: int) -> Path:
+        target = self.folder / f"goals-{kind}-{seed}"
+
+        def write(folder: Path) -> None:
+            rng = seeded(seed)
+            prices = draw_prices(self, rng)
+            np.save(folder / "prices.npy", prices)
+            write_goals(folder, kind, self, prices, rng)
+
+        make_folder(target, write)
+        return target
+
+
+def build(folder: Path, products: Iterable[Product], source: dict[str, Any]) -> None:
+    """Write products and index into `folder`; `source` goes into the manifest. Raises UserError if there is no product."""
+    builder, asins, ends, titles, nouns = IndexBuilder(), [], [0], [], True
+    with (folder / "products.bin").open("wb") as file:
+        for product in products:
+            ends.append(ends[-1] + file.write(product.pack().encode()))
+            builder.add(product.contents)
+            asins.append(product.asin)
+            titles.append(_title_hash(product.title.lower()))
+            nouns = nouns and product.nouns is not None
+    if not asins:
+        raise UserError(f"{source.get('name', 'catalogue')}: no product was found")
+    builder.write(folder, asins)
+    np.save(folder / "product_ends.npy", np.array(ends, np.int64))
+    np.save(folder / "asins.npy", np.array(asins, "S"))
+    np.save(folder / "asin_order.npy", np.argsort(np.array(asins, "S"), kind="stable").astype(np.int32))
+    hashes = np.array(titles, np.uint64)
+    order = np.argsort(hashes, kind="stable").astype(np.int32)
+    np.save(folder / "title_hashes.npy", hashes[order])
+    np.save(folder / "title_numbers.npy", order)
+    manifest = {"format": FORMAT, "products": len(asins), "nouns": nouns, **source}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def open_files(files: Files, limit: int | None, kind: GoalKind, seed: int, nouns: str, cache: Path) -> Catalogue:
+    """The catalogue of a data folder's files, built into `cache` the first time.
+
+    Raises UserError where a file has changed since the catalogue was built from it.
+    """
+    folder = catalogue_folder(files, limit, cache)
+
+    def write(path: Path) -> None:
+        stamps = [_stamp(file) for file in files.all]
+        build(path, read_products(files, limit), {"name": str(files.products), "files": stamps})
+
+    make_folder(folder, write)
+    _check_fresh(folder, files)
+    return Catalogue(folder, kind, seed, nouns)
+
+
+def catalogue_folder(files: Files, limit: int | None, cache: Path) -> Path:
+    """Where the catalogue of these files lies in a cache."""
+    return cache / f"catalogue-{digest([str(path.resolve()) for path in files.all], limit, FORMAT)}"
+
+
+def open_products(name: str, products: Callable[[], Iterable[Product]], kind: GoalKind, seed: int, cache: Path) -> Catalogue:
+    """The catalogue of products that a program makes; `name` must name exactly these products."""
+    folder = cache / f"catalogue-{digest(name, FORMAT)}"
+    make_folder(folder, lambda path: build(path, products(), {"name": name, "files": []}))
+    return Catalogue(folder, kind, seed)
+
+
+def make_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, then put it in its place at once; whoever comes second finds it there."""
+    if target.exists():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target.parent} cannot be written ({error.strerror}): name another folder with `cache`") from None
+    try:
+        write(draft)
+        os.chmod(draft, 0o755)
+        try:
+            draft.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def default_cache() -> Path:
+    """The folder for built catalogues: $LEAP_RAY_CACHE, or ~/.cache/leap-ray."""
+    return Path(os.environ.get("LEAP_RAY_CACHE", "~/.cache/leap-ray")).expanduser() / "webshop"
+
+
+def _check_fresh(folder: Path, files: Files) -> None:
+    held = {stamp["name"]: stamp for stamp in json.loads((folder / "manifest.json").read_text())["files"]}
+    for path in files.all:
+        stat, stamp = path.stat(), held.get(path.name)
+        same = stamp and stat.st_size == stamp["bytes"]
+        if same and (stat.st_mtime_ns == stamp["modified"] or _file_hash(path) == stamp["sha256"]):
+            continue
+        raise UserError(
+            f"the index in {folder} is older than {path}: rebuild it with `leap-ray data webshop`, or remove that folder"
+        )
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"name": path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns, "sha256": _file_hash(path)}
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _title_hash(title: str) -> int:
+    return int.from_bytes(hashlib.blake2b(title.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _load(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")
