@@ -49,7 +49,7 @@ class Belief(World):
         for pattern, action in DONE:
             if done := pattern.search(observation):
                 self._did(action.format(*done.groups()))
-        self._merge({c.removeprefix("examine ") for c in candidates if c.startswith("examine ")} & set(self.spots))
+        self._reach(candidates)
         for on, within, things in CONTENTS.findall(observation):
             self._look_into(on or within, re.findall(ARTICLE, things), openable=bool(within))
         for place in SHUT.findall(observation):
@@ -62,10 +62,14 @@ class Belief(World):
             self.spots.setdefault(action[6:], action[6:])
         self.apply(action)
 
-    def _merge(self, here: set[str]) -> None:
-        """Places that can be examined now are within reach of each other."""
-        for place in here:
-            self.spots[place] = self.at or place
+    def _reach(self, candidates: Iterable[str]) -> None:
+        """Places that can be examined now are within reach of each other; those that can be opened are closed."""
+        for verb, _, name in (c.partition(" ") for c in candidates):
+            if name in self.spots and verb in ("examine", "open", "close"):
+                self.spots[name] = self.at or name
+                if verb == "open":
+                    self.closed.add(name)
+                    self.openable.add(name)
 
     def _look_into(self, place: str, things: list[str], *, openable: bool) -> None:
         self.closed.discard(place)
@@ -98,7 +102,7 @@ class Belief(World):
     def effort(self, place: str) -> int:
         """Actions until the contents are seen."""
         there = self.spots[place] == self.at
-        if place in self.visits or (there and place in self.closed):
+        if there or place in self.visits:
             return (not there) + (place in self.closed) or 1
         return 1 + (inventories.load().openable_kinds.get(kind_of(place), 0.0) > 0.5)
 

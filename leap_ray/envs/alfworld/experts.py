@@ -137,7 +137,7 @@ def make(kind: str, env: TextEnv, *, privilege: float = 0.5, seed: int = 0) -> E
 
     Raises UserError for another kind, and PrivilegeError where one that uses privileged facts is asked for outside training panels.
     """
-    engine: Any = getattr(env, "engine")
+    engine: Any = env.engine
     if kind == "demonstrator":
         return Demonstrator(engine)
     if kind not in ("teacher", "oracle", "planner"):
@@ -146,7 +146,9 @@ def make(kind: str, env: TextEnv, *, privilege: float = 0.5, seed: int = 0) -> E
         raise UserError(f"privilege {privilege} is not in 0…1")
     if env.task is None or (env.task.panel not in env.train_panels and (kind != "teacher" or privilege > 0)):
         where = f"panel {env.task.panel!r}" if env.task else "no task"
-        raise PrivilegeError(f"{env.domain}: a {kind} with privileged facts was asked for on {where}; only training panels have it")
+        raise PrivilegeError(
+            f"{env.domain}: a {kind} with privileged facts was asked for on {where}; only training panels have it"
+        )
     if kind == "oracle":
         return Oracle(engine)
     if kind == "planner":

@@ -20,9 +20,10 @@ def explore(belief: Belief, goal: Goal) -> Move | None:
 
 def look_into(belief: Belief, place: str, thing: str) -> Move:
     """The next step to see a place's contents."""
-    if belief.spots[place] == belief.at and place in belief.closed:
-        return Move(f"open {place}", "search", thing, place)
-    return Move(f"go to {place}", "search", thing, place)
+    if belief.spots[place] != belief.at:
+        return Move(f"go to {place}", "search", thing, place)
+    verb = "open" if place in belief.closed else "examine"
+    return Move(f"{verb} {place}", "search", thing, place)
 
 
 def acceptable(belief: Belief, goal: Goal, move: Move, candidates: Iterable[str]) -> frozenset[str]:
@@ -43,7 +44,7 @@ def _searches(belief: Belief, thing: str, available: set[str]) -> set[str]:
         if near and f"open {place}" in available:
             good.add(f"open {place}")
         elif near:
-            good |= {f"go to {place}", f"examine {place}"}
+            good.add(f"examine {place}")
         else:
             good.add(f"go to {place}")
     return good
@@ -81,7 +82,11 @@ def _ways(world: World, goal: Goal, move: Move) -> Iterable[Move]:
     settled = destination(world, goal) if goal.kind == "two" else None
     if move.purpose == "fetch":
         for thing, places in world.inside.items():
-            if kind_of(thing) == goal.thing and settled not in places and world.ready(goal, thing) >= world.ready(goal, move.thing):
+            if (
+                kind_of(thing) == goal.thing
+                and settled not in places
+                and world.ready(goal, thing) >= world.ready(goal, move.thing)
+            ):
                 yield from (errand(world, p, f"take {thing} from {p}", "fetch", thing) for p in places)
     elif move.purpose == "treat":
         for p in world.places(goal.device):
@@ -91,7 +96,9 @@ def _ways(world: World, goal: Goal, move: Move) -> Iterable[Move]:
             if kind_of(lamp) == goal.lamp:
                 yield from (errand(world, p, f"use {lamp}", "light", lamp, shut=True) for p in places)
     else:
-        places = ([settled] if settled else world.places(goal.parent)) if move.purpose == "deliver" else list(world.spots)
+        places = (
+            ([settled] if settled else world.places(goal.parent)) if move.purpose == "deliver" else list(world.spots)
+        )
         yield from (errand(world, p, f"move {held} to {p}", move.purpose, held) for p in places if world.takes(p, held))
 
 
@@ -104,6 +111,8 @@ def reason_for(belief: Belief, goal: Goal, move: Move) -> str:
 def _search(belief: Belief, goal: Goal, move: Move) -> str:
     if move.action.startswith("open "):
         return f"{_cap(move.place)} is closed. Open it."
+    if move.action.startswith("examine "):
+        return f"{_cap(move.place)} is in reach. Look for a {move.thing} there."
     if belief.last in belief.known and belief.spots.get(belief.last or "") == belief.at:
         return f"No {move.thing} here. Try {move.place}."
     another = goal.kind == "two" and destination(belief, goal)
@@ -142,7 +151,9 @@ def _light(belief: Belief, goal: Goal, move: Move) -> str:
 def _rid(belief: Belief, goal: Goal, move: Move) -> str:
     if move.action.startswith("open "):
         return f"I do not need {move.thing}. Open {move.place} to put it down."
-    return f"I do not need {move.thing}. Put it {'down at' if move.action.startswith('move ') else 'away:'} {move.place}."
+    return (
+        f"I do not need {move.thing}. Put it {'down at' if move.action.startswith('move ') else 'away:'} {move.place}."
+    )
 
 
 def _cap(text: str) -> str:

@@ -27,9 +27,12 @@ SELDOM = 0.002  # a place that keeps less than this share of a kind of object is
 class Room:
     """One kind of room. Names are ALFRED's ("SideTable")."""
 
+    games: int
     receptacles: Mapping[str, Mapping[str, int]]  # receptacle type → {how many: in how many floor plans}
     objects: Mapping[str, Mapping[str, int]]  # object type → {how many within reach: in how many games}
-    kept: Mapping[str, Mapping[str, tuple[int, int]]]  # object type → receptacle type → (objects there, receptacles seen)
+    kept: Mapping[
+        str, Mapping[str, tuple[int, int]]
+    ]  # object type → receptacle type → (objects there, receptacles seen)
     shared: float  # share of receptacles that are reached from the same spot as another one
 
 
@@ -71,6 +74,7 @@ def load() -> Inventories:
     plain = json.loads(DATA.read_text())
     rooms = {
         name: Room(
+            games=room["games"],
             receptacles=room["receptacles"],
             objects=room["objects"],
             kept={o: {r: (n, m) for r, (n, m) in places.items()} for o, places in room["kept"].items()},
@@ -108,6 +112,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.games = 0
+        self.counted: Counter[str] = Counter()
         self.plans: dict[str, dict[int, Counter[str]]] = {room: {} for room in ROOMS.values()}
         self.objects: dict[str, dict[str, Counter[str]]] = {room: defaultdict(Counter) for room in ROOMS.values()}
         self.kept: dict[str, dict[str, Counter[str]]] = {room: defaultdict(Counter) for room in ROOMS.values()}
@@ -124,7 +129,10 @@ class _Tally:
         scene, params = traj["scene"]["scene_num"], traj["pddl_params"]
         room = ROOMS[scene // 100]
         self.games += 1
-        self.tasks[traj["task_type"]][room, params["object_target"], params["parent_target"] or params["toggle_target"]] += 1
+        self.counted[room] += 1
+        self.tasks[traj["task_type"]][
+            room, params["object_target"], params["parent_target"] or params["toggle_target"]
+        ] += 1
         places = {r: type_of(r) for r, _ in facts["receptacleType"]}
         self.plans[room][scene] = Counter(places.values())
         self._add_places(room, places, facts)
@@ -169,6 +177,7 @@ class _Tally:
         types = sorted({kind for plan in plans for kind in plan})
         kept = {o: {r: [n, self.chances[room][o][r]] for r, n in _often(c)} for o, c in sorted(self.kept[room].items())}
         return {
+            "games": self.counted[room],
             "receptacles": {t: _sorted(Counter(str(plan[t]) for plan in plans)) for t in types},
             "objects": {o: _sorted(c) for o, c in sorted(games.items())},
             "kept": kept,

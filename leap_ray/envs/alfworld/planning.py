@@ -72,7 +72,11 @@ def fetch(world: World, goal: Goal) -> Move | Want:
     spots, at, closed = world.spots, world.at, world.closed
     thing, place = min(
         found,
-        key=lambda tp: ((not world.ready(goal, tp[0])) * 2 + (spots[tp[1]] != at) + (tp[1] in closed), number_of(tp[0]), tp),
+        key=lambda tp: (
+            (not world.ready(goal, tp[0])) * 2 + (spots[tp[1]] != at) + (tp[1] in closed),
+            number_of(tp[0]),
+            tp,
+        ),
     )
     return errand(world, place, f"take {thing} from {place}", "fetch", thing)
 
