@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leap_ray.envs.alfworld.grammar import Binding, Grammar, Signature, Writer, load_grammar
+from leap_ray.envs.alfworld.grammar import Binding, Grammar, Signature, Writer, forget_grammars, load_grammar
 from leap_ray.envs.alfworld.names import pddl_name
 from leap_ray.envs.alfworld.translation import Translation, optimised_sas, translate, translation_key
 from leap_ray.errors import UserError
@@ -347,3 +347,10 @@ def compiled_game(payload: Mapping[str, Any], cache: Path | None = None) -> Game
         while len(_GAMES) > GAMES_KEPT:
             _GAMES.popitem(last=False)
     return game
+
+
+def forget_games() -> None:
+    """Drop every compiled game and grammar of this process, as if it had just started."""
+    with _GAMES_LOCK:
+        _GAMES.clear()
+    forget_grammars()

@@ -219,6 +219,11 @@ def _compiled(text: str, types: TypeTree) -> Grammar:
     )
 
 
+def forget_grammars() -> None:
+    """Drop the compiled grammars of this process."""
+    _compiled.cache_clear()
+
+
 class _Compiler:
     """Turns TextWorld's parsed symbols into this module's."""
 
