@@ -55,6 +55,7 @@ class EnvironmentActor:
 
     def __init__(self, domain: DomainConfig, prompts: PromptSettings, student: Completer | None) -> None:
         self._make = lambda: make_env(domain.name, domain.settings)
+        self._facts = load_domain(domain.name).domain_facts
         self._student = student
         self._prompter = prompts.load()
         self._free: list[TextEnv] = []
@@ -93,8 +94,7 @@ class EnvironmentActor:
 
     async def tokenize(self, episode: Episode) -> Episode:
         """The demonstration with the tokens a student would have seen and said."""
-        facts = load_domain(episode.task.domain).domain_facts
-        return await asyncio.to_thread(tokenize, episode, self._prompter, facts)
+        return await asyncio.to_thread(tokenize, episode, self._prompter, self._facts)
 
     async def privileged(self, task: Task) -> PrivilegedState:
         """Privileged state of a training task; raises PrivilegeError for any other."""
