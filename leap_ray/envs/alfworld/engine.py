@@ -123,10 +123,11 @@ class Game:
         """The ground operator (and its PDDL name) of a record of the C library."""
         found = self._operators.get(raw.id)
         if found is None:
-            found = self._operators[raw.id] = self._operator(raw)
+            found = self._operators[raw.id] = self.ground(raw)
         return found
 
-    def _operator(self, raw: Any) -> tuple[str, Operator]:
+    def ground(self, raw: Any) -> tuple[str, Operator]:
+        """What a record of the C library says by its name, whatever its id."""
         action, *arguments = raw.name.split()
         parameters = self.translation.parameters[action]
         binding = {(name, type_): argument for (name, type_), argument in zip(parameters, arguments)}
@@ -256,7 +257,8 @@ class AlfworldEngine:
             return None
         operators = (RawOperator * library.get_last_plan_length())()
         library.get_last_plan(operators)
-        return [game.operator(raw)[1].command for raw in operators]
+        # These ids number the operators of the pruned translation: by name, and not to be remembered by id.
+        return [game.ground(raw)[1].command for raw in operators]
 
     def close(self) -> None:
         """Give back the engine's memory. The engine may be loaded again."""
