@@ -19,6 +19,7 @@ from leap_ray.envs.base import Advice, Expert, TextEnv
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.types import digest
 
+KNOWN = ("demonstrator", "teacher", "oracle", "planner")
 LEVELS = (0.0, 0.5, 1.0)  # degrees of privilege that have a behaviour of their own
 
 
@@ -94,7 +95,7 @@ def plain_advice(belief: Belief, goal: Goal, candidates: tuple[str, ...]) -> Adv
 
 def constrained_advice(belief: Belief, truth: World, goal: Goal, candidates: tuple[str, ...]) -> Advice | None:
     """Privileged where a student could have had the same idea: of the plausible unseen places, the one that has the thing."""
-    if plan(truth, goal) is None or isinstance(plan(truth, goal), Want):
+    if not isinstance(plan(truth, goal), Move):
         return None
     step = plan(belief, goal)
     move = _hidden(belief, truth, step.thing) if isinstance(step, Want) else step
@@ -127,30 +128,35 @@ def _hidden(belief: Belief, truth: World, thing: str) -> Move | None:
 
 
 def _secret_reason(move: Move) -> str:
-    if move.purpose in ("fetch", "light"):
-        return f"{move.thing.capitalize()} is at {move.place}. {move.action.capitalize()}."
-    return f"{move.thing.capitalize()} belongs to {move.place} next. {move.action.capitalize()}."
+    because = {
+        "fetch": f"{move.thing} is at {move.place}",
+        "treat": f"{move.thing} must be treated at {move.place}",
+        "deliver": f"{move.thing} goes to {move.place}",
+        "light": f"{move.thing} is at {move.place}",
+        "rid": f"{move.thing} is not needed",
+    }[move.purpose]
+    return f"{because.capitalize()}. {move.action.capitalize()}."
 
 
 def make(kind: str, env: TextEnv, *, privilege: float = 0.5, seed: int = 0) -> Expert:
     """An expert for the environment's present episode: demonstrator, teacher, oracle or planner.
 
-    Raises UserError for another kind, and PrivilegeError where one that uses privileged facts is asked for outside training panels.
+    Raises UserError for another kind, and PrivilegeError where one that uses privileged facts is asked for on a task that is
+    not of a training panel.
     """
-    engine: Any = env.engine
-    if kind == "demonstrator":
-        return Demonstrator(engine)
-    if kind not in ("teacher", "oracle", "planner"):
-        raise UserError(f"{env.domain} has no {kind!r} expert: known are demonstrator, teacher, oracle, planner")
+    if kind not in KNOWN:
+        raise UserError(f"{env.domain} has no {kind!r} expert: known are {', '.join(KNOWN)}")
     if not 0 <= privilege <= 1:
-        raise UserError(f"privilege {privilege} is not in 0…1")
-    if env.task is None or (env.task.panel not in env.train_panels and (kind != "teacher" or privilege > 0)):
-        where = f"panel {env.task.panel!r}" if env.task else "no task"
+        raise UserError(f"{env.domain}: privilege {privilege} is not in 0…1")
+    if env.task is None:
+        raise UserError(f"{env.domain}: a {kind} was asked for before reset()")
+    plain = kind == "demonstrator" or (kind == "teacher" and privilege == 0)
+    if not plain and env.task.panel not in env.train_panels:
         raise PrivilegeError(
-            f"{env.domain}: a {kind} with privileged facts was asked for on {where}; only training panels have it"
+            f"{env.domain}: a {kind} that uses privileged facts was asked for on task {env.task.id!r} of panel "
+            f"{env.task.panel!r}; only training panels ({', '.join(sorted(env.train_panels))}) have it"
         )
-    if kind == "oracle":
-        return Oracle(engine)
-    if kind == "planner":
-        return Planner(engine)
-    return SymbolicExpert(engine, privilege=privilege, seed=seed, task=env.task.id)
+    engine: Any = getattr(env, "engine")  # noqa: B009 -- only ALFWorld's environments have one
+    if kind == "teacher":
+        return SymbolicExpert(engine, privilege=privilege, seed=seed, task=env.task.id)
+    return {"demonstrator": Demonstrator, "oracle": Oracle, "planner": Planner}[kind](engine)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from leap_ray.envs.alfworld.belief import Belief
-from leap_ray.envs.alfworld.planning import Move, Want, destination, errand, plan
-from leap_ray.envs.alfworld.world import DONE, Goal, World, kind_of
+from leap_ray.envs.alfworld.planning import Move, Want, destination, errands, plan
+from leap_ray.envs.alfworld.world import DONE, Goal, World
 
 
 def explore(belief: Belief, goal: Goal) -> Move | None:
@@ -29,10 +29,11 @@ def look_into(belief: Belief, place: str, thing: str) -> Move:
 def acceptable(belief: Belief, goal: Goal, move: Move, candidates: Iterable[str]) -> frozenset[str]:
     """The candidates that are no mistake where `move` is advised, judged by what the student has seen."""
     available = set(candidates)
+    good = same_errand(belief, goal, move)
     if move.purpose == "search":
-        good = _searches(belief, move.thing, available) | _lucky(belief, goal, available)
-    else:
-        good = same_errand(belief, goal, move)
+        good = _searches(belief, move.thing, available) | _lucky_finds(belief, goal, available)
+    if move.purpose in ("search", "fetch"):
+        good |= {f"use {lamp}" for lamp in _unlit(belief, goal, available)}
     return frozenset(good & available) | {move.action}
 
 
@@ -50,56 +51,28 @@ def _searches(belief: Belief, thing: str, available: set[str]) -> set[str]:
     return good
 
 
-def _lucky(belief: Belief, goal: Goal, available: set[str]) -> set[str]:
-    """Useful moves that the candidates offer although no observation has told of them yet, and the lamp on the way."""
-    good = set()
+def _lucky_finds(belief: Belief, goal: Goal, available: set[str]) -> set[str]:
+    """Things wanted that the candidates offer although no observation has told of them yet."""
     settled = destination(belief, goal) if goal.kind == "two" else None
-    for action in available:
-        if action.startswith(f"take {goal.thing} ") and not (settled and action.endswith(f" from {settled}")):
-            good.add(action)
-        if goal.lamp and action.startswith(f"use {goal.lamp} ") and action[4:] not in belief.lit:
-            good.add(action)
-    return good
+    finds = {action for action in available if action.startswith(f"take {goal.thing} ")}
+    return {action for action in finds if not (settled and action.endswith(f" from {settled}"))}
+
+
+def _unlit(belief: Belief, goal: Goal, available: set[str]) -> set[str]:
+    """Lamps of the goal within reach that were not used yet: once used, a lamp stays so, and only needs to be reached again."""
+    lamps = {action[4:] for action in available if goal.lamp and action.startswith(f"use {goal.lamp} ")}
+    return lamps - belief.lit
 
 
 def same_errand(world: World, goal: Goal, move: Move, *, strict: bool = False) -> set[str]:
-    """Actions that serve the same errand as well: another such thing or place, as near (`strict`: no dearer by any step)."""
-    ways = list(_ways(world, goal, move))
-    near = not move.action.startswith("go to ")
-    good = {way.action for way in ways if way.action.startswith("go to ") != near}
-    if not strict:
-        return good
-    cost = _shut(world, move)
-    return {way.action for way in ways if way.action in good and _shut(world, way) <= cost}
-
-
-def _shut(world: World, move: Move) -> bool:
-    return move.place in world.closed and move.purpose not in ("treat", "light")
-
-
-def _ways(world: World, goal: Goal, move: Move) -> Iterable[Move]:
-    held = world.holds or ""
-    settled = destination(world, goal) if goal.kind == "two" else None
-    if move.purpose == "fetch":
-        for thing, places in world.inside.items():
-            if (
-                kind_of(thing) == goal.thing
-                and settled not in places
-                and world.ready(goal, thing) >= world.ready(goal, move.thing)
-            ):
-                yield from (errand(world, p, f"take {thing} from {p}", "fetch", thing) for p in places)
-    elif move.purpose == "treat":
-        for p in world.places(goal.device):
-            yield errand(world, p, f"{goal.kind} {held} with {p}", "treat", held, shut=True)
-    elif move.purpose == "light":
-        for lamp, places in world.inside.items():
-            if kind_of(lamp) == goal.lamp:
-                yield from (errand(world, p, f"use {lamp}", "light", lamp, shut=True) for p in places)
-    else:
-        places = (
-            ([settled] if settled else world.places(goal.parent)) if move.purpose == "deliver" else list(world.spots)
-        )
-        yield from (errand(world, p, f"move {held} to {p}", move.purpose, held) for p in places if world.takes(p, held))
+    """Actions that serve the same errand as well: another such thing or place, as near (`strict`: as cheap to the last step)."""
+    ways = errands(world, goal)
+    if isinstance(ways, Want):
+        return set()
+    if strict:
+        return {way.action for way in ways if way.cost <= move.cost}
+    going = move.action.startswith("go to ")
+    return {way.action for way in ways if way.action.startswith("go to ") == going}
 
 
 def reason_for(belief: Belief, goal: Goal, move: Move) -> str:
@@ -112,11 +85,12 @@ def _search(belief: Belief, goal: Goal, move: Move) -> str:
     if move.action.startswith("open "):
         return f"{_cap(move.place)} is closed. Open it."
     if move.action.startswith("examine "):
-        return f"{_cap(move.place)} is in reach. Look for a {move.thing} there."
-    if belief.last in belief.known and belief.spots.get(belief.last or "") == belief.at:
+        return f"{_cap(move.place)} is in reach. Look there for {_a(move.thing)}."
+    if destination(belief, goal):
+        return f"I need another {move.thing}. Try {move.place}."
+    if belief.last in belief.known and belief.spots[belief.last] == belief.at:
         return f"No {move.thing} here. Try {move.place}."
-    another = goal.kind == "two" and destination(belief, goal)
-    return f"I need {'another' if another else 'a'} {move.thing}. Try {move.place}."
+    return f"I need {_a(move.thing)}. Try {move.place}."
 
 
 def _fetch(belief: Belief, goal: Goal, move: Move) -> str:
@@ -154,6 +128,10 @@ def _rid(belief: Belief, goal: Goal, move: Move) -> str:
     return (
         f"I do not need {move.thing}. Put it {'down at' if move.action.startswith('move ') else 'away:'} {move.place}."
     )
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _cap(text: str) -> str:
