@@ -13,10 +13,11 @@ import regex
 
 MAX_TOKEN = 255  # characters; Lucene cuts a longer word into pieces of this length
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was "
-    "will with".split()
-)
+_STOP = """
+a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was
+will with
+"""
+STOP_WORDS = frozenset(_STOP.split())
 
 # UAX #29 rule WB4: whatever extends a character belongs to it.
 _EXT = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*"

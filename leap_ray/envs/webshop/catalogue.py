@@ -61,8 +61,9 @@ class Catalogue:
 
     def find(self, asin: str) -> int | None:
         """A product's number by its ASIN."""
-        at = int(np.searchsorted(self._asins, asin.encode(), sorter=self._asin_order))
-        if at == len(self._asins) or self._asins[self._asin_order[at]] != asin.encode():
+        wanted = asin.encode("utf-8", "surrogatepass")
+        at = int(np.searchsorted(self._asins, wanted, sorter=self._asin_order))
+        if at == len(self._asins) or self._asins[self._asin_order[at]] != wanted:
             return None
         return int(self._asin_order[at])
 
@@ -139,7 +140,9 @@ def catalogue_folder(files: Files, limit: int | None, cache: Path) -> Path:
     return cache / f"catalogue-{digest([str(path.resolve()) for path in files.all], limit, FORMAT)}"
 
 
-def open_products(name: str, products: Callable[[], Iterable[Product]], kind: GoalKind, seed: int, cache: Path) -> Catalogue:
+def open_products(
+    name: str, products: Callable[[], Iterable[Product]], kind: GoalKind, seed: int, cache: Path
+) -> Catalogue:
     """The catalogue of products that a program makes; `name` must name exactly these products."""
     folder = cache / f"catalogue-{digest(name, FORMAT)}"
     make_folder(folder, lambda path: build(path, products(), {"name": name, "files": []}))
@@ -154,7 +157,9 @@ def make_folder(target: Path, write: Callable[[Path], None]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise UserError(f"{target.parent} cannot be written ({error.strerror}): name another folder with `cache`") from None
+        raise UserError(
+            f"{target.parent} cannot be written ({error.strerror}): name another folder with `cache`"
+        ) from None
     try:
         write(draft)
         os.chmod(draft, 0o755)
@@ -175,13 +180,18 @@ def default_cache() -> Path:
 def _check_fresh(folder: Path, files: Files) -> None:
     held = {stamp["name"]: stamp for stamp in json.loads((folder / "manifest.json").read_text())["files"]}
     for path in files.all:
-        stat, stamp = path.stat(), held.get(path.name)
-        same = stamp and stat.st_size == stamp["bytes"]
-        if same and (stat.st_mtime_ns == stamp["modified"] or _file_hash(path) == stamp["sha256"]):
-            continue
-        raise UserError(
-            f"the index in {folder} is older than {path}: rebuild it with `leap-ray data webshop`, or remove that folder"
-        )
+        if not _is_stamped(path, held.get(path.name)):
+            raise UserError(
+                f"the index in {folder} is older than {path}: rebuild it with `leap-ray data webshop`, or remove that folder"
+            )
+
+
+def _is_stamped(path: Path, stamp: dict[str, Any] | None) -> bool:
+    """Whether the file is the one stamped: by size and time, or else by content."""
+    stat = path.stat()
+    if stamp is None or stat.st_size != stamp["bytes"]:
+        return False
+    return stat.st_mtime_ns == stamp["modified"] or _file_hash(path) == stamp["sha256"]
 
 
 def _stamp(path: Path) -> dict[str, Any]:

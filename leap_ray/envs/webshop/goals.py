@@ -66,7 +66,7 @@ def seeded(seed: int) -> random.Random:
 
 def draw_prices(products: Iterable[Product], rng: random.Random) -> np.ndarray:
     """One price per product, in dollars: a range's is drawn uniformly."""
-    return np.array([rng.uniform(*p.pricing) if len(p.pricing) > 1 else p.pricing[0] for p in products], np.float64)
+    return np.array([rng.uniform(*p.pricing) if len(p.pricing) > 1 else min(p.pricing) for p in products], np.float64)
 
 
 def draw_bound(price: float, rng: random.Random) -> tuple[float, str]:
@@ -125,7 +125,9 @@ class ListedGoals:
         for index, goal in enumerate(goals):
             number = find(goal.asin)
             if number is None:
-                raise UserError(f"{source}: goal {index} asks for product {goal.asin}, which the product file does not hold")
+                raise UserError(
+                    f"{source}: goal {index} asks for product {goal.asin}, which the product file does not hold"
+                )
             self._numbers.append(number)
 
     def __len__(self) -> int:
@@ -159,7 +161,9 @@ def goal_of(raw: dict[str, Any], where: str) -> Goal:
         raise UserError(f"{where}: {type(error).__name__}: {error}: not a WebShop goal") from None
 
 
-def write_goals(folder: Path, kind: GoalKind, products: Iterable[Product], prices: np.ndarray, rng: random.Random) -> None:
+def write_goals(
+    folder: Path, kind: GoalKind, products: Iterable[Product], prices: np.ndarray, rng: random.Random
+) -> None:
     """Draw the bounds in product order, shuffle, and write the arrays that `GoalTable.open` reads."""
     numbers, variants, uppers, weights = array("i"), array("q"), array("d"), array("d")
     counts: Counter[str] = Counter()
@@ -192,7 +196,9 @@ def _goals_of(
                 yield draw_bound(price, rng)[0], 1, variant, said.attributes
     elif product.instruction is not None:
         if not product.instruction_attributes:
-            raise UserError(f"product {product.asin} has an instruction without attributes: another version of items_ins_v2")
+            raise UserError(
+                f"product {product.asin} has an instruction without attributes: another version of items_ins_v2"
+            )
         many = 1
         for values in product.options.values():
             many *= len(values)

@@ -75,11 +75,27 @@ def done_page(asin: str, options: Mapping[str, str], reward: float) -> list[Piec
     chosen = json.dumps(options, sort_keys=True)
     for sign, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("'", "\\u0027")):
         chosen = chosen.replace(sign, escape)
-    texts = ["Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)", "Purchased"]
+    texts = [
+        "Thank you for shopping with us!",
+        "Your code: ",
+        "None",
+        " (Paste it in your MTurk interface.)",
+        "Purchased",
+    ]
     texts += ["asin", asin, "options", chosen]
     for name in ("attrs", "category", "query", "product category"):
         texts += [name, "None"]
-    texts += ["Target", "asin", "options", "attrs", "price upper", "instuction text", "category", "product category", "query"]
+    texts += [
+        "Target",
+        "asin",
+        "options",
+        "attrs",
+        "price upper",
+        "instuction text",
+        "category",
+        "product category",
+        "query",
+    ]
     texts += ["Goal ", "None", "Reward", "Your score (min 0.0, max 1.0)", repr(reward), "Reward Details ", "None"]
     return [Piece(text) for text in texts]
 

@@ -129,7 +129,7 @@ def product_of(
             description=raw["full_description"],
             bullets=tuple(bullets) if isinstance(bullets, list) else (bullets,),
             pricing=pricing,
-            tag="$%s to $%s" % pricing if len(pricing) > 1 else f"${pricing[0]}",
+            tag=price_tag(pricing),
             options=_options(raw.get("customization_options")),
             category=raw["category"],
             query=raw["query"].lower().strip(),
@@ -157,6 +157,11 @@ def parse_price(text: str | None) -> tuple[float, ...]:
     if not prices:
         raise ValueError(f"pricing {text!r} holds no dollar amount")
     return prices[:2]
+
+
+def price_tag(pricing: tuple[float, ...]) -> str:
+    """A price, or a range of them, as the shop shows it."""
+    return " to ".join(f"${price}" for price in pricing)
 
 
 def _options(raw: Mapping[str, Any] | None) -> dict[str, list[str]]:

@@ -16,14 +16,15 @@ from leap_ray.envs.webshop.goals import Goal
 from leap_ray.envs.webshop.products import Product
 
 SIMILAR = 85  # a ratio above this is a match
-COLORS = tuple(
-    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo caramel "
-    "champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal dark denim "
-    "eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather indigo ivory ivy khaki "
-    "lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor mushroom mustard "
-    "natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal rust sand sapphire seashell silver "
-    "skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise violet walnut wheat white wine yellow".split()
-)
+_COLORS = """
+alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo caramel
+champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal dark denim
+eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather indigo ivory ivy khaki
+lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor mushroom mustard
+natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal rust sand sapphire seashell silver
+skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise violet walnut wheat white wine yellow
+"""
+COLORS = tuple(_COLORS.split())  # the first one contained in a value is its colour
 _LATIN1 = {code: None for code in range(128, 256)}
 
 Nouns = Callable[[Product], Sequence[str]]
@@ -63,7 +64,9 @@ class Reward:
 NOTHING_BOUGHT = {"att": 0.0, "option": 0.0, "type": 0.0, "price": 0.0}
 
 
-def reward(product: Product, wanted: Product, goal: Goal, price: float, options: Mapping[str, str], nouns: Nouns) -> Reward:
+def reward(
+    product: Product, wanted: Product, goal: Goal, price: float, options: Mapping[str, str], nouns: Nouns
+) -> Reward:
     """The reward of buying `product` at `price` with `options` selected; `wanted` is the goal's own product."""
     query_match, category_match, title_score, r_type = type_match(product, wanted, nouns)
     attributes = sum(has_attribute(product, attribute) for attribute in goal.attributes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -100,7 +101,7 @@ class IndexBuilder:
 
 
 class Index:
-    """An index opened for searching. Safe to open in many processes; one `search` at a time in each."""
+    """An index opened for searching. Safe to open in many processes; and to use from many threads."""
 
     def __init__(self, folder: Path) -> None:
         facts = json.loads((folder / "index.json").read_text())
@@ -115,7 +116,7 @@ class Index:
         average = np.float32(facts["length"] / max(self._count, 1)) or _ONE
         lengths = np.array([decode_length(code) for code in range(256)], np.float32)
         self._inverse = _ONE / (K1 * ((_ONE - B) + B * lengths / average))
-        self._scores = np.zeros(len(self._norms))
+        self._local = threading.local()
         self.search = lru_cache(maxsize=4096)(self._search)
         self._find = lru_cache(maxsize=50_000)(self._find_term)
 
@@ -126,27 +127,34 @@ class Index:
 
     def scored(self, text: str, top: int = TOP) -> tuple[np.ndarray, np.ndarray]:
         """(document numbers, float32 scores) of the best documents, best first."""
+        sums = self._sums()
         for term, count in Counter(terms(text)).items():
             number = self._find(term)
             if number >= 0:
-                self._add(number, np.float32(count))
-        found = np.flatnonzero(self._scores)
-        scores = self._scores[found].astype(np.float32)
-        self._scores[found] = 0.0
+                self._add(sums, number, np.float32(count))
+        found = np.flatnonzero(sums)
+        scores = sums[found].astype(np.float32)
+        sums[found] = 0.0
         if len(found) > top:
             best = scores >= np.partition(scores, len(scores) - top)[len(scores) - top]
             found, scores = found[best], scores[best]
         order = np.lexsort((self._rank[found], -scores))[:top]
         return found[order], scores[order]
 
-    def _add(self, number: int, count: np.float32) -> None:
+    def _sums(self) -> np.ndarray:
+        """This thread's row of zeros, one score per document."""
+        if not hasattr(self._local, "sums"):
+            self._local.sums = np.zeros(len(self._norms))
+        return self._local.sums
+
+    def _add(self, sums: np.ndarray, number: int, count: np.float32) -> None:
         low, high = int(self._starts[number]), int(self._starts[number + 1])
         documents = self._documents[low:high]
         held = high - low
         weight = count * np.float32(math.log(1 + (self._count - held + 0.5) / (held + 0.5)))
         inverse = self._inverse[self._norms[documents]]
         frequencies = self._frequencies[low:high].astype(np.float32)
-        self._scores[documents] += weight - weight / (_ONE + frequencies * inverse)
+        sums[documents] += weight - weight / (_ONE + frequencies * inverse)
 
     def _find_term(self, term: str) -> int:
         """The term's number by bisection in the sorted list; -1 if no document has it."""

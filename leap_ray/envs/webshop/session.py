@@ -13,6 +13,7 @@ from leap_ray.envs.webshop import pages
 from leap_ray.envs.webshop.catalogue import Catalogue
 from leap_ray.envs.webshop.goals import Goal
 from leap_ray.envs.webshop.pages import Click, Part, Piece
+from leap_ray.envs.webshop.products import Product
 from leap_ray.envs.webshop.reward import Reward, reward
 
 BASE_URL = "http://127.0.0.1:3000"
@@ -80,7 +81,7 @@ class Session:
         return pages.rich_text(self.pieces, self.url, self.visited)
 
     @property
-    def product(self):
+    def product(self) -> Product:
         """The product that was opened last."""
         assert self.item is not None
         return self.catalogue.product(self.item)
@@ -142,7 +143,7 @@ class Session:
             self._to_results(self.results - 1)
         elif label == pages.PREVIOUS.lower() and here == "item_page":
             self._to_results(self.results)
-        elif label in _SUB_PAGES and not (label == "attributes" and click.part is Part.PRODUCT):
+        elif label in _SUB_PAGES:
             self._open_sub_page(_SUB_PAGES[label])
         else:
             self._open(label, click)
@@ -184,4 +185,6 @@ def parse_action(action: str) -> tuple[str, str]:
 
 def is_plain(action: str) -> bool:
     """Whether the action is of bearable length and free of control characters."""
-    return len(action) <= MAX_ACTION and not any(ord(sign) < 32 and sign not in "\n\t\r" or ord(sign) == 127 for sign in action)
+    return len(action) <= MAX_ACTION and not any(
+        (ord(sign) < 32 and sign not in "\n\t\r") or ord(sign) == 127 for sign in action
+    )

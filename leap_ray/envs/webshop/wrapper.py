@@ -1,0 +1,79 @@
+"""LEAP's way of showing the shop: product titles as actions, a list of candidate actions, silent visits to an item's texts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+
+from leap_ray.envs.webshop.pages import Part
+from leap_ray.envs.webshop.session import Session
+
+SEARCH = "search[<search query>]"
+FINISH = "finish"  # the only candidate where nothing can be done
+TITLE = "click[item - "
+LIMIT, KEPT, DRAWN = 20, 6, 10  # past 20 candidates: the first 6 and a random 10 of the others
+_VISIT = ("click[description]", "click[< prev]", "click[features]", "click[< prev]")
+
+
+class LeapShop:
+    """A session as LEAP's environment presents it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def candidates(self, rng: random.Random, limit: int | None = LIMIT) -> list[str]:
+        """The actions offered here. The draw past `limit` is repeated each time the list is too long again, as in LEAP.
+
+        `limit` None offers everything.
+        """
+        if self.session.has_search_bar:
+            return [SEARCH]
+        offered: list[str] = []
+        for label, click in self.session.clickables.items():
+            if label == "search":
+                continue
+            offered.append(self.title_action(label) if click.part is Part.PRODUCT else f"click[{label}]")
+            if limit is not None and len(offered) > limit:
+                offered = offered[:KEPT] + rng.sample(offered[KEPT:], DRAWN)
+        return offered or [FINISH]
+
+    def title_action(self, label: str) -> str:
+        """The action that opens the product with this label (its lower-case ASIN)."""
+        number = self.session.catalogue.find(label.upper())
+        return (
+            f"click[{label}]" if number is None else f"{TITLE}{self.session.catalogue.product(number).title.lower()}]"
+        )
+
+    def act(self, action: str) -> bool:
+        """Do an action; a click on an item of the shop also visits its description and features, whatever came of the click.
+
+        The texts seen are those before the visits; the state is the one after them. False if the action was none here.
+        """
+        return self.visit(action)[0]
+
+    def visit(self, action: str, rich: bool = True) -> tuple[bool, str]:
+        """(whether the action was one here, the observation that follows it)."""
+        action = self.plain(action)
+        done = self.session.act(action)
+        observation = self.session.text_rich() if rich else self.session.text()
+        label = action[len("click[") : -1] if action.startswith("click[") else ""
+        if label and label == label.lower() and self.session.catalogue.find(label.upper()) is not None:
+            for step in _VISIT:
+                self.session.act(step)
+        return done, observation
+
+    def plain(self, action: str) -> str:
+        """The original shop's action: a product's title becomes its ASIN, of the last product with that title."""
+        if not action.startswith(TITLE):
+            return action
+        number = self.session.catalogue.by_title(action[len(TITLE) : -1])
+        return action if number is None else f"click[{self.session.catalogue.product(number).asin.lower()}]"
+
+
+def offers(candidates: Collection[str], action: str) -> bool:
+    """Whether an action is among the candidates, the search bar standing for any search."""
+    if not candidates or action in candidates:
+        return True
+    return (
+        SEARCH in candidates and action.startswith("search[") and action.endswith("]") and len(action) > len("search[]")
+    )
