@@ -56,7 +56,9 @@ class StudentConfig:
     max_sequences: int = 32  # sequences decoded together
     adapters: int = 2  # adapters that one batch may mix; each takes memory for the learner's rank
     cpus_per_replica: float = 1  # CPUs that Ray sets aside for one replica
-    threads: int | None = None  # of a CPU server's matrix products; null: the machine's cores, shared out over the replicas
+    threads: int | None = (
+        None  # of a CPU server's matrix products; null: the machine's cores, shared out over the replicas
+    )
     start_timeout: float = 900  # seconds for a server to find room and to start
     request_timeout: float = 900  # seconds for one completion
     seed: int = 0
@@ -84,12 +86,12 @@ class TeacherConfig:
     recovery: int = 1  # steps corrected after each mistake, with "mistakes+recovery"
     repeats: int | None = None  # of one and the same mistake in an episode, only so many are corrected; null: all
     per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted teachers)
-    model: str = "claude-opus-4-5"
+    model: str = "claude-opus-5-5"
     base_url: str | None = None  # of the API; null: the SDK's default
     api_key_env: str = "ANTHROPIC_API_KEY"  # name of the environment variable that holds the key
     mode: Literal["live", "batch"] = "live"
-    effort: Literal["low", "medium", "high"] | None = None
-    max_tokens: int = 8000  # of one answer
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    max_tokens: int = 16000  # of one answer, the model's thinking included
     timeout: float = 600  # seconds of one request
     max_retries: int = 4  # the SDK's own retries of one request
     concurrency: int = 64  # most calls at once in live mode
@@ -98,6 +100,9 @@ class TeacherConfig:
         default_factory=dict
     )  # dollars per million tokens; empty: the dated built-in table
     delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
+    enumerate_up_to: int = 150  # candidate actions of an episode that the answer's schema lists; 0: one schema for all episodes
+    cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
+    batch_quiet: float = 30  # seconds without a new request after which a batch is sent
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 
 
@@ -128,6 +133,10 @@ class LearnerConfig:
     attention: Literal["sdpa", "flex"] = "sdpa"  # flex: GPU only
     workers: int = 1  # FSDP2 from 2 on
     gpus_per_worker: float = 0
+    cpus_per_worker: float = 0.5  # that Ray sets aside; computing threads are `threads`
+    threads: int | None = None  # of a CPU worker; null: the machine's cores, shared out over its workers
+    max_failures: int = 2  # crashed workers are started again from the last checkpoint, this often
+    window: int = 512  # examples packed into rows together
     aggregate: Literal["all", "equal"] | tuple[float, ...] = (
         "all"  # data of earlier iterations; equal: authors; or weights
     )

@@ -1,0 +1,169 @@
+"""The vLLM engine inside a student server: its settings on a CPU and on GPUs, and the full-weight reload.
+
+The GPU settings follow vLLM's documented interfaces and have not been run yet; the CPU ones are measured (see
+`experiments/benchmarks/rollouts.py`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leap_ray.config import StudentConfig
+from leap_ray.errors import UserError
+from leap_ray.serving import linear_modules
+
+if TYPE_CHECKING:
+    import torch
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
+BLOCK = 32  # tokens of a KV block on a CPU: the prefix cache's grain; vLLM's own default there is 128
+_GIB = 2**30
+
+
+def start(config: StudentConfig, folder: Path, max_rank: int) -> AsyncLLM:
+    """An engine on this machine, ready to generate. Raises UserError if it cannot start.
+
+    `max_rank` is the largest LoRA rank it will serve; 0: full weights only.
+    """
+    check(config, folder)
+    os.environ.update(environment(config))  # read by the engine's own process, which is started below
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings(config, folder, max_rank)))
+    except Exception as error:
+        raise UserError(
+            f"the student server for {config.model!r} did not start: {type(error).__name__}: {_brief(error)} "
+            "The lines above in its log say why; less memory is taken with a smaller student.max_length, "
+            "student.kv_cache_gib or student.gpu_memory"
+        ) from error
+
+
+def settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[str, Any]:
+    """Keyword arguments of vLLM's AsyncEngineArgs."""
+    return {
+        "model": str(folder),
+        "dtype": config.dtype,
+        "max_model_len": config.max_length,
+        "max_num_seqs": config.max_sequences,
+        "enable_prefix_caching": True,
+        "seed": config.seed,
+        "disable_log_stats": True,  # the actor keeps its own tally
+        "worker_extension_cls": "actors.engine.WeightReloader",
+        **_lora_settings(config, folder, max_rank),
+        **(_gpu_settings(config) if config.gpus_per_replica else _cpu_settings()),
+    }
+
+
+def environment(config: StudentConfig) -> dict[str, str]:
+    """Environment variables of the engine's process."""
+    common = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    common["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+    if config.gpus_per_replica:
+        return common
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // config.replicas)
+    return common | {
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.kv_cache_gib))),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets "uni" stand: one engine process instead of two
+        "OMP_NUM_THREADS": str(threads),  # Ray sets it to the actor's CPUs, which is about scheduling
+    }
+
+
+def check(config: StudentConfig, folder: Path) -> None:
+    """Refuse what would make the engine fail minutes later with a traceback: a context too long, memory that is not there."""
+    longest = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+    if longest and config.max_length > longest:
+        raise UserError(
+            f"student.max_length: {config.max_length} is above the {longest} tokens that {config.model!r} knows"
+        )
+    if config.gpus_per_replica:
+        return
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * (
+        2 if config.dtype == "float32" else 1
+    )
+    needed = weights / _GIB + max(1, round(config.kv_cache_gib)) + 1.0  # and the process itself
+    if needed > (free := _free_gib()):
+        raise UserError(
+            f"not enough memory for the student server: {needed:.1f} GiB are needed ({weights / _GIB:.1f} of weights, "
+            f"{config.kv_cache_gib:g} of KV cache), {free:.1f} GiB are free; lower student.kv_cache_gib or free memory"
+        )
+
+
+def _lora_settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[str, Any]:
+    if not max_rank:
+        return {}
+    room = next((rank for rank in RANKS if rank >= max_rank), None)
+    if room is None:
+        raise UserError(f"learner.rank: {max_rank} is above {RANKS[-1]}, the largest that the student server takes")
+    return {
+        "enable_lora": True,
+        "max_lora_rank": room,
+        "max_loras": config.adapters,
+        "max_cpu_loras": config.adapters + 2,
+        # Without the output layer: vLLM's log-probabilities of prompts fail where an adapter may touch it (vllm#29955).
+        "lora_target_modules": linear_modules(folder),
+    }
+
+
+def _cpu_settings() -> dict[str, Any]:
+    # Compilation takes minutes and gains nothing here; a fine block makes a growing prompt hit the prefix cache.
+    return {"enforce_eager": True, "block_size": BLOCK, "distributed_executor_backend": "uni"}
+
+
+def _gpu_settings(config: StudentConfig) -> dict[str, Any]:
+    return {
+        "gpu_memory_utilization": config.gpu_memory,
+        "tensor_parallel_size": config.tensor_parallel,
+        "distributed_executor_backend": "mp" if config.tensor_parallel > 1 else "uni",
+        "enable_sleep_mode": True,
+    }
+
+
+def _free_gib() -> float:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 2**20
+    return float("inf")
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 400 else text[:400] + "…"
+
+
+class WeightReloader:
+    """What the engine's worker learns beside vLLM's own methods (vLLM mixes this class into it)."""
+
+    def reload_from(self, folder: str) -> int:
+        """Put a folder's full weights in place of the running ones. Returns how many tensors there were."""
+        tensors = list(checkpoint_tensors(Path(folder)))
+        self.reload_weights(weights_iterator=iter(tensors))  # type: ignore[attr-defined]
+        return len(tensors)
+
+    def die_with_parent(self) -> None:
+        """Have the kernel end this process when the actor that started it ends in whatever way: no server is left behind."""
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+
+
+def checkpoint_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of a model folder, the output layer always among them.
+
+    Where it is tied to the embeddings a checkpoint leaves it out, and vLLM's reload would then keep the old one.
+    """
+    from safetensors import safe_open
+
+    tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, tensors.get_tensor(name)
+                if tied and name == "model.embed_tokens.weight":
+                    yield "lm_head.weight", tensors.get_tensor(name)
