@@ -10,9 +10,8 @@ from __future__ import annotations
 import importlib
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import gymnasium
@@ -122,11 +121,6 @@ class TextEnv(gymnasium.Env[str, str], ABC):
                 f"training panels only ({', '.join(sorted(self.train_panels))})"
             )
         return self._privileged()
-
-    @classmethod
-    def offers(cls, candidates: Collection[str], action: str) -> bool:
-        """Whether `action` is among `candidates`; a domain whose candidates are patterns (`search[<…>]`) says so here."""
-        return not candidates or action in candidates
 
     def _privileged(self) -> PrivilegedState:
         raise UserError(f"{self.domain} offers no privileged state: write _privileged() in {type(self).__name__}")

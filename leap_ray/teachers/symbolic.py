@@ -15,6 +15,7 @@ from typing import Any
 
 from leap_ray.envs.base import Advice, Expert, PrivilegedState, TextEnv
 from leap_ray.errors import UserError
+from leap_ray.teachers.actions import fit
 from leap_ray.teachers.choose import Correct, Verdict, choose
 from leap_ray.types import Correction, Episode, Outcome, Step
 
@@ -105,7 +106,7 @@ def judge(step: Step, advice: Advice | None) -> Verdict:
         return Verdict(Outcome.NO_PLAN)
     if is_agreed(step, advice):
         return Verdict(Outcome.AGREED, advice.reason, step.action)
-    if step.candidates and advice.action not in step.candidates:
+    if fit(advice.action, step.candidates) is None:
         return Verdict(Outcome.UNAVAILABLE, detail=f"{advice.action!r} is none of the step's candidate actions")
     if step.action == advice.action:
         return Verdict(Outcome.UNAVAILABLE, detail=f"the environment did not accept {advice.action!r}")

@@ -6,16 +6,17 @@ The product texts belong to others and come with no copy here. WebShop's own set
   (1.18 million), and
 - `items_human_ins.json` (people's instructions), and, if wanted, its human demonstrations.
 
-Put them in one folder and name it.
+Put them in one folder and name it, as `leap-ray data webshop --source FOLDER` and as the environment's `data`.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from leap_ray.envs.webshop.catalogue import (
     GOAL_SEED,
@@ -121,27 +122,65 @@ def _listed(path: Path, find: Callable[[str], int | None]) -> ListedGoals:
     return ListedGoals(goals, find, path.name)
 
 
-def prepare(source: Path | None, target: Path) -> dict[str, Any]:
-    """Check the files in `source` (`target` if None), copy them to `target`, build the index anew, and say what was found.
+@dataclass(frozen=True)
+class Summary:
+    """What was found in a data folder and built from it."""
 
-    Raises UserError naming the file that is missing or of another version.
+    files: tuple[Path, ...]
+    index: Path
+    products: int
+    title_nouns: bool  # whether every product brings the nouns of its title
+    synthetic_goals: int
+    human_goals: int
+
+    def __str__(self) -> str:
+        nouns = "with the data" if self.title_nouns else "not with the data: spaCy finds them, or set nouns: words"
+        lines = [
+            *(f"{path}  {path.stat().st_size / 2**20:,.1f} MiB" for path in self.files),
+            f"products          {self.products:,}",
+            f"synthetic goals   {self.synthetic_goals:,}",
+            f"human goals       {self.human_goals:,}",
+            f"nouns of titles   {nouns}",
+            f"index             {self.index}",
+            f"use it with       settings: {{data: {self.files[0].parent}}}",
+        ]
+        return "\n".join(lines)
+
+
+def data_folder(target: str | Path | None = None) -> Path:
+    """Where WebShop's files are looked for: `target`, else $WEBSHOP_DATA, else ~/.cache/webshop."""
+    return Path(target or os.environ.get("WEBSHOP_DATA") or "~/.cache/webshop").expanduser()
+
+
+def prepare(
+    source: str | Path | None = None, target: str | Path | None = None, *, cache: Path | None = None
+) -> Summary:
+    """Check the product files, build the index anew, and say what was found.
+
+    The files are taken from `source`, and copied to `target` if one is named; without a source they are looked for in
+    `target` (see `data_folder`). Raises UserError naming the file that is missing or of another version.
     """
-    files = find_files(source or target)
-    if source is not None and source.resolve() != target.resolve():
-        target.mkdir(parents=True, exist_ok=True)
-        for path in files.all:
-            shutil.copyfile(path, target / path.name)
-        files = find_files(target / files.products.name)
-    cache = default_cache()
-    shutil.rmtree(catalogue_folder(files, None, cache), ignore_errors=True)
+    files = find_files(Path(source).expanduser() if source else data_folder(target))
+    if source is not None and target is not None:
+        files = _copy(files, Path(target).expanduser())
+    place = cache or default_cache()
+    shutil.rmtree(catalogue_folder(files, None, place), ignore_errors=True)
     _open.cache_clear()
-    summary: dict[str, Any] = {"files": [str(path) for path in files.all]}
-    for kind in ("synthetic", "human"):
-        catalogue = open_files(files, None, kind, GOAL_SEED, "words", cache)
-        summary[f"{kind}_goals"] = len(catalogue.goals)
-        summary |= {
-            "products": len(catalogue),
-            "title_nouns": catalogue.manifest["nouns"],
-            "index": str(catalogue.folder),
-        }
-    return summary
+    made = {kind: open_files(files, None, kind, GOAL_SEED, "words", place) for kind in ("synthetic", "human")}
+    one = made["synthetic"]
+    return Summary(
+        files=files.all,
+        index=one.folder,
+        products=len(one),
+        title_nouns=one.manifest["nouns"],
+        synthetic_goals=len(one.goals),
+        human_goals=len(made["human"].goals),
+    )
+
+
+def _copy(files: Files, target: Path) -> Files:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in files.all:
+        if (target / path.name).resolve() != path.resolve():
+            shutil.copyfile(path, target / path.name)
+    return find_files(target / files.products.name)

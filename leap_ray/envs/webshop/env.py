@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +15,7 @@ from leap_ray.envs.webshop.experts import Demonstrator, Teacher
 from leap_ray.envs.webshop.privileged import privileged_state
 from leap_ray.envs.webshop.reward import NOTHING_BOUGHT
 from leap_ray.envs.webshop.session import PER_PAGE, Session
-from leap_ray.envs.webshop.wrapper import DRAWN, KEPT, LIMIT, SEARCH, LeapShop, offers
+from leap_ray.envs.webshop.wrapper import DRAWN, KEPT, LIMIT, SEARCH, LeapShop
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
 
@@ -128,11 +127,6 @@ class WebShopEnv(TextEnv):
         observation, info = self._seen(text)
         gained = info["score"] if not already else 0.0
         return observation, gained, session.bought is not None, False, info | {"valid": valid}
-
-    @classmethod
-    def offers(cls, candidates: Collection[str], action: str) -> bool:
-        """Whether an action is among the candidates, the search bar standing for any search."""
-        return offers(candidates, action)
 
     def expert(self, kind: str, *, privilege: float = 0.5, seed: int = 0) -> Expert:
         """The demonstrator, or the teacher: 0 plain, 0.5 realizable, 1 names the example product; between, by chance per step."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
 
 from leap_ray.envs.webshop.pages import Part
 from leap_ray.envs.webshop.session import Session
@@ -68,12 +67,3 @@ class LeapShop:
             return action
         number = self.session.catalogue.by_title(action[len(TITLE) : -1])
         return action if number is None else f"click[{self.session.catalogue.product(number).asin.lower()}]"
-
-
-def offers(candidates: Collection[str], action: str) -> bool:
-    """Whether an action is among the candidates, the search bar standing for any search."""
-    if not candidates or action in candidates:
-        return True
-    return (
-        SEARCH in candidates and action.startswith("search[") and action.endswith("]") and len(action) > len("search[]")
-    )
