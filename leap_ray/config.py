@@ -99,6 +99,8 @@ class TeacherConfig:
     prices: dict[str, float] = field(
         default_factory=dict
     )  # dollars per million tokens; empty: the dated built-in table
+    temperature: float = 0.3  # of the student as its own teacher (self, constrained); paid models choose their own
+    choice: Literal["best", "sample"] = "best"  # the constrained expert takes its best action, or draws one
     delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
     enumerate_up_to: int = 150  # candidate actions of an episode that the answer's schema lists; 0: one schema for all episodes
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone

@@ -110,7 +110,7 @@ class Prompter:
 
     def view_ids(self, view: View) -> list[int]:
         """Tokens of a prompt that begins with this view."""
-        message = {"role": "user", "content": self._first(view)}
+        message = {"role": "user", "content": self.first_message(view)}
         text = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         return self._encode(text)
 
@@ -120,7 +120,8 @@ class Prompter:
         ids = self._next_turn_ids(render("chat/turn.j2", observation=observation, candidates=shown))
         return ids[1:] if ended else ids
 
-    def _first(self, view: View) -> str:
+    def first_message(self, view: View) -> str:
+        """Text of the user message that shows this view."""
         values = {f.name: getattr(view, f.name) for f in dataclasses.fields(view)}
         values["candidates"] = view.candidates if self.show_candidates else ()
         return render(f"{self.dialect}/first.j2", **values).strip()
