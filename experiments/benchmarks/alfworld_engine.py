@@ -28,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from leap_ray.envs.alfworld.data import KINDS, LAYOUT, SPLITS, data_folder, find_games, prepare
+from leap_ray.envs.alfworld.data import LAYOUT, SPLITS, TYPES, data_folder, find_games, prepare
 from leap_ray.envs.alfworld.engine import forget_games
 from leap_ray.envs.alfworld.env import AlfworldEnv
 from leap_ray.errors import UserError
@@ -145,9 +145,9 @@ def find_folder(given: Path | None, target: Path) -> Path:
 def choose(folder: Path, args: Args, cache: Path) -> list[Play]:
     """As many games of each type, from all splits there are; half of each type for either style."""
     games, rng, plays = find_games(folder, cache), random.Random(args.seed), []
-    for number, kind in enumerate(KINDS):
+    for number, kind in enumerate(TYPES):
         ids = sorted(i for i, k in games.kinds.items() if k == kind)
-        count = args.games // len(KINDS) + (number < args.games % len(KINDS))
+        count = args.games // len(TYPES) + (number < args.games % len(TYPES))
         if count > len(ids):
             raise UserError(f"{folder} has {len(ids)} games of {kind}; {count} are needed for --games {args.games}")
         for place, task_id in enumerate(rng.sample(ids, count)):

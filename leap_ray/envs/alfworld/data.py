@@ -21,19 +21,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from leap_ray.envs.alfworld.translation import default_cache, write_atomically
+from leap_ray.envs.alfworld.world import KINDS
 from leap_ray.errors import UserError
 from leap_ray.tasks import Panel
 from leap_ray.types import Task
 
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
-KINDS = (
-    "pick_and_place_simple",
-    "look_at_obj_in_light",
-    "pick_clean_then_place_in_recep",
-    "pick_heat_then_place_in_recep",
-    "pick_cool_then_place_in_recep",
-    "pick_two_obj_and_place",
-)
+TYPES = tuple(KINDS.values())  # task types, as traj_data.json names them
 LAYOUT = "json_2.1.1"
 REMEDY = "`leap-ray data alfworld` finds, fetches and unpacks the games"
 
@@ -57,7 +51,7 @@ class Summary:
         lines += [f"  unpacked {name}" for name in self.unpacked]
         for split in SPLITS:
             kinds = self.counts.get(split, {})
-            detail = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kind in kinds)
+            detail = ", ".join(f"{kind} {kinds[kind]}" for kind in TYPES if kind in kinds)
             lines.append(f"  {split:<12} {sum(kinds.values()):>5}  {detail or 'none here'}")
         lines += [f"  skipped {count}: {reason}" for reason, count in sorted(self.skipped.items())]
         return "\n".join(lines)
@@ -167,8 +161,7 @@ def _unpack(archive: Path, target: Path) -> bool:
 
 def _download(folder: Path) -> None:
     """Run alfworld's own downloader, which comes with the package."""
-    beside = Path(sys.executable).with_name("alfworld-download")
-    script = str(beside) if beside.is_file() else shutil.which("alfworld-download")
+    script = _downloader()
     if script is None:
         raise UserError(f"no ALFWorld games in {folder} and no `alfworld-download` to fetch them: install alfworld")
     done = subprocess.run([sys.executable, script, "--data-dir", str(folder)], stderr=subprocess.PIPE, text=True)
@@ -178,6 +171,11 @@ def _download(folder: Path) -> None:
             f"no ALFWorld games in {folder}, and alfworld-download failed: {reason}. Run it where the network is open, "
             "then set ALFWORLD_DATA or the domain's setting `data` to its folder"
         )
+
+
+def _downloader() -> str | None:
+    beside = Path(sys.executable).with_name("alfworld-download")
+    return str(beside) if beside.is_file() else shutil.which("alfworld-download")
 
 
 @lru_cache(maxsize=8)
@@ -191,8 +189,8 @@ def _games_of(folder: Path, cache: Path) -> Games:
     }
     if now != before:
         write_atomically(path, json.dumps(now).encode())
-    kinds = {i: verdict for i, (_, verdict) in now.items() if verdict in KINDS}
-    return Games(folder, kinds, Counter(verdict for _, verdict in now.values() if verdict not in KINDS))
+    kinds = {i: verdict for i, (_, verdict) in now.items() if verdict in TYPES}
+    return Games(folder, kinds, Counter(verdict for _, verdict in now.values() if verdict not in TYPES))
 
 
 def _read_index(path: Path) -> dict[str, list[str]]:
@@ -234,4 +232,4 @@ def _judge(folder: Path, task_id: str) -> str:
         return "unreadable files"
     if not solvable:
         return "not known to be solvable"
-    return kind if kind in KINDS else f"unknown task type {kind!r}"
+    return kind if kind in TYPES else f"unknown task type {kind!r}"

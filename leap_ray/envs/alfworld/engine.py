@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from leap_ray.envs.alfworld.translation import Translation, optimised_sas, trans
 from leap_ray.errors import UserError
 
 NOTHING = "Nothing happens."
-GAMES_KEPT = 32  # compiled games a process keeps, about 2 MB each
+GAMES_KEPT = 64  # compiled games a process keeps, 1 to 3 MB each
 HIDDEN = ("not_", "new-axiom@")  # predicates that are bookkeeping, not facts about the household
 
 
@@ -75,8 +75,8 @@ class Game:
 
     def __init__(self, payload: Mapping[str, Any], translation: Translation) -> None:
         self.domain, self.problem = payload["pddl_domain"], payload["pddl_problem"]
-        self.translation = translation
         self.sas = translation.sas.encode()
+        self.translation = replace(translation, sas="")  # the text, most of a game's memory, is kept once
         self.types = translation.objects
         self.walkthrough = tuple(payload.get("walkthrough") or ())
         types = tuple((name, tuple(supertypes)) for name, supertypes in translation.types)

@@ -13,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from leap_ray.envs.alfworld.data import KINDS, Games, find_games
+from leap_ray.envs.alfworld.data import Games, find_games
 from leap_ray.envs.alfworld.engine import AlfworldEngine
+from leap_ray.envs.alfworld.households import REAL, Game, make_game
 from leap_ray.envs.alfworld.privileged import GameSecrets
+from leap_ray.envs.alfworld.world import KINDS
 from leap_ray.envs.base import Expert, PrivilegedState, TextEnv, task_of
 from leap_ray.errors import UserError
 from leap_ray.tasks import Panel
@@ -66,7 +68,6 @@ class AlfworldEnv(TextEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start `options["task"]`. Games are deterministic: the seed changes nothing."""
-        super().reset(seed=seed)
         task = task_of(options)
         self._load(task)
         observation = self.engine.reset()
@@ -129,7 +130,6 @@ class HouseholdsEnv(AlfworldEnv):
     domain: ClassVar[str] = "households"
     SEEDS: ClassVar[Mapping[str, int]] = {"train": 0, "valid": 1_000_000, "test": 2_000_000}  # first seed of each panel
     COUNTS: ClassVar[Mapping[str, int]] = {"train": 1200, "valid": 120, "test": 240}
-    SHORT: ClassVar[Mapping[str, str]] = dict(zip(("place", "look", "clean", "heat", "cool", "two"), KINDS))
 
     def __init__(
         self, *, sizes: Sequence[int] = (2,), counts: Mapping[str, int] | None = None, cache: str | None = None
@@ -142,8 +142,8 @@ class HouseholdsEnv(AlfworldEnv):
             )
         if any(not 0 < count <= 1_000_000 for count in self.counts.values()):
             raise UserError(f"households: counts must be from 1 to 1,000,000, got {self.counts}")
-        if not self.sizes or any(not isinstance(size, int) or size < 1 for size in self.sizes):
-            raise UserError(f"households: sizes must be whole numbers from 1, got {sizes!r}")
+        if not self.sizes or any(size not in range(1, REAL + 1) for size in self.sizes):
+            raise UserError(f"households: sizes must be whole numbers from 1 to {REAL}, got {sizes!r}")
         super().__init__(cache=cache)
 
     def _open(self, data: str | None) -> None:
@@ -158,8 +158,8 @@ class HouseholdsEnv(AlfworldEnv):
         return self._panels[name]
 
     def _task(self, panel: str, number: int) -> Task:
-        short, kind = list(self.SHORT.items())[number % len(self.SHORT)]
-        size = self.sizes[number // len(self.SHORT) % len(self.sizes)]
+        short, kind = list(KINDS.items())[number % len(KINDS)]
+        size = self.sizes[number // len(KINDS) % len(self.sizes)]
         return Task(self.domain, f"{panel}/{short}-s{size}-{number:06d}", panel, kind)
 
     def _load(self, task: Task) -> None:
@@ -168,13 +168,10 @@ class HouseholdsEnv(AlfworldEnv):
         if not number.isdecimal() or int(number) >= counts or self._task(task.panel, int(number)).id != task.id:
             self.panel(task.panel).task(task.id)  # raises, naming the panel
         _, short, size, seed = re.split("/|-s|-", task.id)
-        files = _generated(self.SEEDS[task.panel] + int(seed), self.SHORT[short], int(size))
+        files = _generated(self.SEEDS[task.panel] + int(seed), KINDS[short], int(size))
         self.engine.load(files.game, files.metadata)
 
 
 @lru_cache(maxsize=64)
-def _generated(seed: int, kind: str, size: int) -> Any:
-    """The generated game's two payloads: `.game` (game.tw-pddl) and `.metadata` (traj_data.json)."""
-    from leap_ray.envs.alfworld.households import make_game
-
+def _generated(seed: int, kind: str, size: int) -> Game:
     return make_game(seed, kind, size)
