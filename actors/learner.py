@@ -1,0 +1,391 @@
+"""The learner on the cluster: a Ray Dataset of examples in, Ray Train (FSDP2) over prefix trees, a weights folder out.
+
+    Dataset of Examples ──headers──> Selection              (which count, how much; a few numbers)
+                        ──select, pack──> rows in Parquet   (streamed; the driver sees one line per row)
+    rows ──plan──> steps ──one Dataset of rows per worker──> Ray Train ──> storage/best ──> output/weights
+
+Calling `train` again with the same `storage` goes on from the last checkpoint, or returns the finished result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+from ray.data import ExecutionOptions
+
+from leap_ray.config import LearnerConfig, Objective
+from leap_ray.errors import UserError
+from leap_ray.learning import checkpoint
+from leap_ray.learning.aggregate import Header, select
+from leap_ray.learning.card import Provenance, write_card
+from leap_ray.learning.loop import Named, Outside, ProgressFile, ReferenceStore, fit, read_progress
+from leap_ray.learning.model import check_init, check_model, load_trainable, materialize, stop_ids
+from leap_ray.learning.rows import Problem, RowInfo, from_record, pack_window, read_record, row_from_record, to_record
+from leap_ray.learning.schedule import PlannedStep, deal, plan_steps
+from leap_ray.learning.train import Trainer
+from leap_ray.types import Example, to_plain
+
+PROGRESS = "progress.jsonl"
+RESULT = "result.json"
+WEIGHTS = "weights"
+FINISHED = "finished"  # in storage: training is done, its best weights are whole
+DATA_CPUS = 0.25  # of a task that packs or reads rows: it must find room beside workers that hold the CPUs
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gives. `folder` is a PEFT adapter (LoRA) or a whole model (full), with its model card."""
+
+    folder: str
+    name: str
+    method: str
+    metrics: dict[str, float] = field(
+        default_factory=dict
+    )  # last loss, eval_loss of the kept weights, tokens, seconds, …
+    problems: dict[str, int] = field(default_factory=dict)  # reason → examples left out
+
+
+def train(
+    dataset: ray.data.Dataset | Sequence[Example],
+    *,
+    model: str,
+    init_from: Path | None,
+    output: Path,
+    config: LearnerConfig,
+    objective: Objective,
+    seed: int,
+    storage: Path,
+    adapter_name: str,
+) -> TrainResult:
+    """Train the student on examples and leave its weights in `output/weights`. Blocks until done; needs `ray.init()`.
+
+    dataset: Examples, or a Ray Dataset of `rows.to_record(example)` rows. model: as StudentConfig.model. init_from: folder of
+    the previous iteration's weights, which are also DPO's and KTO's reference; None: the student itself. storage: the
+    training's own working folder, reachable from every node; keep it until this returns. Progress: one JSON line per
+    optimiser step in `output/progress.jsonl`. Raises UserError for examples, weights or a student that cannot be used.
+    """
+    output, storage = Path(output).absolute(), Path(storage).absolute()
+    if (output / RESULT).is_file():
+        return TrainResult(**json.loads((output / RESULT).read_text()))
+    check_model(model)
+    check_init(init_from, config.method)
+    storage.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+    infos, problems = prepare(dataset, model, config, objective, seed, storage / "rows")
+    plan = plan_steps([i for i in infos if i.split == "train"], config, seed, config.workers)
+    job = Job(
+        model, str(init_from) if init_from else None, str(output), str(storage), config, objective, seed,
+        plan, deal([i for i in infos if i.split == "eval"], config.workers), deal(infos, config.workers),
+    )  # fmt: skip
+    if not (storage / FINISHED).exists():
+        run(job)
+    return _finish(job, infos, problems, adapter_name)
+
+
+# ---- data: examples → selection → rows, as Ray Data operations ----
+
+
+def prepare(
+    dataset: ray.data.Dataset | Sequence[Example],
+    model: str,
+    config: LearnerConfig,
+    objective: Objective,
+    seed: int,
+    folder: Path,
+) -> tuple[list[RowInfo], list[Problem]]:
+    """Select and pack all examples into rows under `folder`; once: a second call reads what the first one wrote."""
+    index = folder / "index.json"
+    if not index.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        examples = dataset if isinstance(dataset, ray.data.Dataset) else _as_dataset(dataset)
+        infos, problems = _pack_all(examples, model, config, objective, seed, folder)
+        part = folder / ".index.part"
+        part.write_text(json.dumps({"rows": to_plain(infos), "problems": to_plain(problems)}))
+        part.replace(index)
+    stored = json.loads(index.read_text())
+    problems = [Problem(**p) for p in stored["problems"]]
+    infos = [RowInfo(**r) for r in stored["rows"]]
+    if problems and config.on_bad_example == "fail":
+        shutil.rmtree(folder)
+        first = "; ".join(f"{p.example}: {p.reason}" for p in problems[:3])
+        raise UserError(
+            f"{len(problems)} examples cannot be trained on: {first}. "
+            "Mend them, raise learner.row_tokens if they would be cut, or set learner.on_bad_example: drop"
+        )
+    if not any(info.split == "train" for info in infos):
+        raise UserError(f"there is no example to train on; {len(problems)} were left out")
+    return infos, problems
+
+
+def _as_dataset(examples: Sequence[Example]) -> ray.data.Dataset:
+    if not examples:
+        raise UserError("there is no example to train on")
+    return ray.data.from_items([to_record(e) for e in examples], override_num_blocks=max(1, len(examples) // 512))
+
+
+def _pack_all(
+    examples: ray.data.Dataset, model: str, config: LearnerConfig, objective: Objective, seed: int, folder: Path
+) -> tuple[list[RowInfo], list[Problem]]:
+    examples.context.execution_options.preserve_order = True
+    small = {"num_cpus": DATA_CPUS}
+    columns = ["id", "iteration", "task_domain", "task_id"]
+    headers = examples.select_columns(columns, **small).map_batches(
+        partial(_headers, seed=seed), batch_size=4096, **small
+    )
+    selection = select((Header(**row) for row in headers.iter_rows()), config, seed)
+    pack = partial(
+        _pack,
+        folder=folder,
+        selection=selection,
+        config=config,
+        objective=objective,
+        stop_ids=stop_ids(materialize(model)),
+    )
+    found = [json.loads(r["line"]) for r in examples.map_batches(pack, batch_size=config.window, **small).iter_rows()]
+    infos = {line["id"]: RowInfo(**line) for line in found if "id" in line}
+    problems = {line["example"]: Problem(**line) for line in found if "example" in line}
+    return sorted(infos.values(), key=lambda i: i.id), sorted(problems.values(), key=lambda p: p.example)
+
+
+def _headers(batch: dict[str, Any], seed: int) -> dict[str, Any]:
+    made = [
+        Header.of(*values, seed=seed)
+        for values in zip(batch["task_domain"], batch["iteration"], batch["task_id"], batch["id"])
+    ]
+    return {name: [getattr(h, name) for h in made] for name in ("domain", "iteration", "task", "rank")}
+
+
+def _pack(batch: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    records = [dict(zip(batch, values)) for values in zip(*batch.values())]
+    infos, problems = pack_window([from_record(r) for r in records], **settings)
+    return {"line": [json.dumps(asdict(x)) for x in [*infos, *problems]]}
+
+
+# ---- training: Ray Train ----
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs to know."""
+
+    model: str
+    init_from: str | None
+    output: str
+    storage: str
+    config: LearnerConfig
+    objective: Objective
+    seed: int
+    plan: list[PlannedStep]
+    evaluation: tuple[tuple[RowInfo | None, ...], ...]  # per worker
+    everything: tuple[tuple[RowInfo | None, ...], ...]  # per worker
+
+
+def run(job: Job) -> None:
+    """Run Ray Train to the end; a run of the same storage goes on from its last checkpoint."""
+    config = job.config
+    scaling = ray.train.ScalingConfig(
+        num_workers=config.workers,
+        use_gpu=config.gpus_per_worker > 0,
+        resources_per_worker={"CPU": config.cpus_per_worker}
+        | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
+    )
+    run_config = ray.train.RunConfig(
+        name="train",
+        storage_path=job.storage,
+        failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+    )
+    options = ExecutionOptions(preserve_order=True)
+    trainer = ray.train.torch.TorchTrainer(
+        work,
+        train_loop_config={"job": ray.put(job)},
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        scaling_config=scaling,
+        run_config=run_config,
+        datasets=_feeds(job),
+        dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
+    )
+    result = trainer.fit()
+    if result.error:
+        raise result.error
+
+
+def _feeds(job: Job) -> dict[str, ray.data.Dataset]:
+    """One Dataset per worker and purpose, each in the order in which that worker wants its rows. Read when iterated."""
+    feeds = {}
+    for worker in range(job.config.workers):
+        steps = [row for step in job.plan for row in step.rows[worker]]
+        for name, wanted in (
+            ("steps", steps),
+            ("evaluation", job.evaluation[worker]),
+            ("everything", job.everything[worker]),
+        ):
+            if places := [{"file": r.file, "index": r.index, "row_id": r.id} for r in wanted if r]:
+                blocks = ray.data.from_items(places, override_num_blocks=max(1, min(len(places) // 16, 1000)))
+                read = partial(_read, folder=Path(job.storage) / "rows")
+                feeds[f"{name}-{worker}"] = blocks.map(read, num_cpus=DATA_CPUS)
+    return feeds
+
+
+def _read(place: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return read_record(folder, place["file"], place["index"]) | {"row_id": place["row_id"]}
+
+
+def work(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker does."""
+    import torch
+
+    job: Job = ray.get(settings["job"])
+    context = ray.train.get_context()
+    worker, workers = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(job.config.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    trainer = Trainer(
+        load_trainable(
+            materialize(job.model),
+            job.config,
+            init_from=Path(job.init_from) if job.init_from else None,
+            seed=job.seed,
+            workers=workers,
+        ),
+        job.config,
+        job.objective,
+        len(job.plan),
+        seed=job.seed,
+        device=str(ray.train.torch.get_device()),
+        workers=workers,
+    )
+    storage = Path(job.storage)
+    feed = RayFeed(job, worker)
+    if job.objective != "sft":
+        feed.reference = _reference(trainer, feed, ReferenceStore(storage / "reference", worker))
+    position = _restore(trainer)
+    progress = ProgressFile(Path(job.output) / PROGRESS, position.next_step) if worker == 0 else None
+    outside = Outside(
+        first=worker == 0,
+        best=storage / "best",
+        base=job.model,
+        progress=progress.append if progress else lambda line: None,
+        checkpoint=partial(_report, trainer, worker == 0),
+    )
+    position = fit(trainer, job.plan, feed, outside, position)
+    if worker == 0:
+        (storage / FINISHED).touch()
+    ray.train.report({"next_step": position.next_step, "best_step": position.best_step})
+
+
+class RayFeed:
+    """A worker's rows, out of the Ray Datasets made for it."""
+
+    def __init__(self, job: Job, worker: int) -> None:
+        self.job, self.worker = job, worker
+        self.reference: dict[str, Any] = {}
+
+    def steps(self, start: int) -> Iterator[list[Named | None]]:
+        done = sum(row is not None for step in self.job.plan[:start] for row in step.rows[self.worker])
+        stored = self._stored("steps", skip=done)
+        for step in self.job.plan[start:]:
+            yield [row and next(stored) for row in step.rows[self.worker]]
+
+    def evaluation(self) -> Iterable[Named | None]:
+        stored = self._stored("evaluation")
+        return (row and next(stored) for row in self.job.evaluation[self.worker])
+
+    def everything(self) -> Iterable[Named | None]:
+        stored = self._stored("everything")
+        return (row and next(stored) for row in self.job.everything[self.worker])
+
+    def _stored(self, purpose: str, skip: int = 0) -> Iterator[Named]:
+        shard = ray.train.get_dataset_shard(f"{purpose}-{self.worker}")
+        for number, record in enumerate(shard.iter_rows()):
+            if number >= skip:
+                row = row_from_record(record)
+                known = self.reference.get(record["row_id"])
+                yield record["row_id"], row if known is None else replace(row, reference=known)
+
+
+def _reference(trainer: Trainer, feed: RayFeed, store: ReferenceStore) -> dict[str, Any]:
+    """The previous policy's log-probabilities: the trainer still holds its weights, no checkpoint is restored yet."""
+    import torch.distributed as dist
+
+    if not store.complete:
+        store.compute(trainer, feed)
+        dist.barrier()
+        store.finish()
+    return store.load()
+
+
+def _restore(trainer: Trainer) -> checkpoint.Position:
+    found = ray.train.get_checkpoint()
+    if found is None:
+        return checkpoint.Position()
+    with found.as_directory() as folder:
+        return checkpoint.load(Path(folder), trainer)
+
+
+def _report(trainer: Trainer, first: bool, position: checkpoint.Position) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder), trainer, position, first=first)
+        kept = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report({"next_step": position.next_step, "best_step": position.best_step}, checkpoint=kept)
+
+
+# ---- the result ----
+
+
+def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], name: str) -> TrainResult:
+    """Card, weights, result: in this order, so that a result that exists is whole."""
+    output, best = Path(job.output), Path(job.storage) / "best"
+    metrics = summary(read_progress(output / PROGRESS))
+    counted: dict[str, int] = {}
+    for problem in problems:
+        counted[problem.reason] = counted.get(problem.reason, 0) + 1
+    made = Provenance(
+        name=name,
+        base=job.model,
+        init_from=Path(job.init_from).name if job.init_from else None,
+        objective=job.objective,
+        seed=job.seed,
+        examples=sum(i.examples for i in infos if i.split == "train"),
+        held_out=sum(i.examples for i in infos if i.split == "eval"),
+        left_out=len(problems),
+        loss_tokens=int(metrics["loss_tokens"]),
+        tokens=int(metrics["tokens"]),
+        steps=len(job.plan),
+        metrics=metrics,
+    )
+    write_card(best, made, job.config)
+    part = output / f".{WEIGHTS}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(best, part)
+    checkpoint.replace_folder(part, output / WEIGHTS)
+    result = TrainResult(str(output / WEIGHTS), name, job.config.method, metrics, counted)
+    part = output / f".{RESULT}.part"
+    part.write_text(json.dumps(asdict(result), indent=1))
+    part.replace(output / RESULT)
+    return result
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """A training's figures out of its progress lines."""
+    totals = {k: float(sum(line[k] for line in lines)) for k in ("loss_tokens", "tokens", "plain_tokens", "seconds")}
+    evaluated = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    tail = lines[-max(1, len(lines) // 10) :]
+    return {
+        "loss": sum(line["loss"] for line in tail) / len(tail),
+        **({"eval_loss": min(evaluated)} if evaluated else {}),
+        **totals,
+        "tokens_per_second": totals["tokens"] / totals["seconds"],
+        "steps": float(len(lines)),
+    }

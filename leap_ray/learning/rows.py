@@ -1,0 +1,166 @@
+"""Examples to rows on disk: the plain functions that Ray Data runs on each batch, and the reader that training uses.
+
+    records of Examples ──check, choose──> branches ──pack──> Rows ──write──> one Parquet file a window, one row group a Row
+
+A window is the set of examples that are packed together (a few hundred). Its file is named by what it holds, so a task that
+Ray runs twice writes the same file twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leap_ray.config import LearnerConfig, Objective
+from leap_ray.learning.aggregate import Selection
+from leap_ray.learning.objectives import branches_of, mass
+from leap_ray.learning.packing import rows_of
+from leap_ray.learning.prefix_tree import Branch, Row, tree_tokens
+from leap_ray.types import Example, Task, digest
+
+
+@dataclass(frozen=True)
+class RowInfo:
+    """What planning needs to know of a stored row. `mass` is its share of an optimiser step's divisor."""
+
+    id: str
+    file: str
+    index: int  # row group in the file
+    split: str  # "train" | "eval"
+    tokens: int
+    plain_tokens: int
+    loss_tokens: int
+    mass: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An example that cannot be trained on, and why."""
+
+    example: str
+    reason: str
+
+
+def to_record(example: Example) -> dict[str, Any]:
+    """An Example as one flat row of a Ray Dataset."""
+    task = {f"task_{name}": value for name, value in asdict(example.task).items()}
+    tokens = {name: np.array(getattr(example, name), np.int32) for name in ("prompt", "response", "rejected")}
+    return {"id": example.id, "iteration": example.iteration, "weight": example.weight, **task, **tokens}
+
+
+def from_record(record: Mapping[str, Any]) -> Example:
+    """The Example back from its row."""
+    task = Task(**{f.name: str(record[f"task_{f.name}"]) for f in fields(Task)})
+    tokens = {name: tuple(map(int, record[name])) for name in ("prompt", "response", "rejected")}
+    return Example(str(record["id"]), task, int(record["iteration"]), weight=float(record["weight"]), **tokens)
+
+
+def problem_of(example: Example, objective: Objective, stop_ids: Iterable[int], row_tokens: int) -> str | None:
+    """Why an example cannot be trained on as it stands; None if it can."""
+    if not example.prompt:
+        return "its prompt is empty, so its first response token cannot be predicted"
+    if not example.response:
+        return "its loss mask is empty: there is no response token"
+    if example.response[-1] not in set(stop_ids):
+        return f"its stop token is not under the loss: the response ends with token {example.response[-1]}"
+    if not 0 < example.weight < float("inf"):
+        return f"its weight is {example.weight}; a positive number is needed"
+    if objective == "dpo" and not example.rejected:
+        return "it has no rejected response to compare with"
+    if objective != "sft" and example.rejected == example.response:
+        return "its rejected response is the corrected one"
+    if (size := tree_tokens([b.ids for b in branches_of(example, objective)])) > row_tokens:
+        return f"it takes {size} tokens and would be cut at row_tokens = {row_tokens}"
+    return None
+
+
+def pack_window(
+    examples: Sequence[Example],
+    *,
+    folder: Path,
+    selection: Selection,
+    config: LearnerConfig,
+    objective: Objective,
+    stop_ids: Sequence[int],
+) -> tuple[list[RowInfo], list[Problem]]:
+    """Check, choose and pack one window of examples; store its rows under `folder`. Returns what was stored and what not."""
+    good: dict[str, list[Example]] = {"train": [], "eval": []}
+    problems = []
+    for example in examples:
+        if reason := problem_of(example, objective, stop_ids, config.row_tokens):
+            problems.append(Problem(example.id, reason))
+        elif (chosen := selection.choose(example)) is not None:
+            good[selection.split(example)].append(chosen)
+    infos = []
+    for split, kept in good.items():
+        if kept:
+            infos += _store(_rows(kept, config, objective), folder, split, config, objective)
+    return infos, problems
+
+
+def _rows(examples: Sequence[Example], config: LearnerConfig, objective: Objective) -> list[Row]:
+    """KTO's mate of an example is the response of the one before it, as long as that still fits a row."""
+    units: list[list[Branch]] = []
+    for i, example in enumerate(examples):
+        mate = examples[i - 1].response if len(examples) > 1 else ()
+        unit = branches_of(example, objective, i, mate)
+        if tree_tokens([b.ids for b in unit]) > config.row_tokens:
+            unit = branches_of(example, objective, i)
+        units.append(unit)
+    return rows_of(units, [e.id for e in examples], config.row_tokens)
+
+
+def _store(rows: Sequence[Row], folder: Path, split: str, config: LearnerConfig, objective: Objective) -> list[RowInfo]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([{f.name: getattr(row, f.name) for f in fields(Row)} for row in rows], _schema())
+    names = [digest(split, sorted(row.examples)) for row in rows]
+    file = f"{split}-{digest(names)}.parquet"
+    part = folder / f".{file}.{os.getpid()}"
+    pq.write_table(table, part, row_group_size=1)
+    part.rename(folder / file)
+    return [
+        RowInfo(
+            name, file, i, split, row.tokens, row.plain_tokens, row.loss_tokens,
+            mass(row, objective, config.weighting), len(row.examples),
+        )
+        for i, (name, row) in enumerate(zip(names, rows))
+    ]  # fmt: skip
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    floats, texts = pa.list_(pa.float32()), pa.list_(pa.string())
+    special = {"weights": floats, "reference": floats, "examples": texts, "plain_tokens": pa.int64()}
+    return pa.schema([(f.name, special.get(f.name, pa.list_(pa.int32()))) for f in fields(Row)])
+
+
+def read_record(folder: Path, file: str, index: int) -> dict[str, Any]:
+    """One stored row as plain lists; `row_from_record` makes the Row of it."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(folder / file).read_row_group(index).to_pylist()[0]
+
+
+def row_from_record(record: Mapping[str, Any]) -> Row:
+    """A Row from the plain lists or arrays of a Parquet or Ray Dataset row."""
+    values: dict[str, Any] = {}
+    for f in fields(Row):
+        value = record[f.name]
+        if f.name in ("weights", "reference"):
+            values[f.name] = None if value is None else np.asarray(value, np.float32)
+        elif f.name == "examples":
+            values[f.name] = list(value)
+        elif f.name == "plain_tokens":
+            values[f.name] = int(value)
+        else:
+            values[f.name] = np.asarray(value, np.int32)
+    return Row(**values)

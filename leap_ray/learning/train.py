@@ -1,0 +1,215 @@
+"""The training loop, in plain PyTorch: rows in, optimiser steps, evaluation, best weights out. Knows nothing of Ray.
+
+One process trains alone; several shard with FSDP2 over the process group that is already initialised. Every random draw is
+seeded by what it is for (the seed, the epoch, the row), never by what came before: hence an interrupted training equals an
+undisturbed one, and two workers equal one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leap_ray.config import LearnerConfig, Objective
+from leap_ray.learning.model import row_logprobs, sequence_logprobs, shard
+from leap_ray.learning.objectives import OBJECTIVES, mass
+from leap_ray.learning.prefix_tree import Row, filler_row
+from leap_ray.learning.schedule import learning_rate
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """One optimiser step as one worker sees it. A row of None keeps pace with the other workers."""
+
+    index: int
+    epoch: int
+    mass: float
+    rows: Sequence[tuple[str, Row] | None]  # row id, row
+
+
+@dataclass
+class Masters:
+    """The parameters that the optimiser sees: float32 copies of trained weights that compute in lower precision.
+
+    Parameters that are float32 already (adapters, sharded weights) are their own masters.
+    """
+
+    names: list[str]
+    working: list[torch.nn.Parameter]
+    masters: list[torch.nn.Parameter] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: Any) -> Masters:
+        import torch
+
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        made = cls([n for n, _ in trained], [p for _, p in trained])
+        for _, p in trained:
+            made.masters.append(p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()))
+        return made
+
+    def gather_gradients(self) -> None:
+        """After each row's backward: add the working gradients to the masters', in float32."""
+        for work, master in zip(self.working, self.masters):
+            if work is master or work.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = work.grad.float()
+            else:
+                master.grad += work.grad
+            work.grad = None
+
+    def publish(self) -> None:
+        """After an optimiser step: copy the masters into the working weights."""
+        for work, master in zip(self.working, self.masters):
+            if work is not master:
+                work.data.copy_(master.data)
+
+
+class Trainer:
+    """A model under training on one worker: `step`, `evaluate`, `reference`, and its state for checkpoints."""
+
+    def __init__(
+        self,
+        model: Any,
+        config: LearnerConfig,
+        objective: Objective,
+        total_steps: int,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        workers: int = 1,
+    ) -> None:
+        import torch
+
+        self.config, self.objective, self.seed = config, objective, seed
+        self.total_steps, self.device, self.workers = total_steps, device, workers
+        self.dtype = getattr(torch, config.precision)
+        self.model = model.to(device)
+        if workers > 1:
+            from torch.distributed.device_mesh import init_device_mesh
+
+            self.model = shard(self.model, config, init_device_mesh(device.split(":")[0], (workers,)))
+        self.weights = Masters.of(self.model)
+        self.optimizer = torch.optim.AdamW(
+            self.weights.masters,
+            lr=config.learning_rate,
+            betas=(config.betas[0], config.betas[1]),
+            weight_decay=config.weight_decay,
+            foreach=False if device == "cpu" else None,
+        )
+
+    def step(self, batch: StepRows) -> dict[str, float]:
+        """One optimiser step over this worker's rows. Returns the step's metrics, summed over all workers."""
+        import torch
+
+        self.model.train()
+        sums: Counter[str] = Counter()
+        for item in batch.rows:
+            name, row = item or ("", filler_row())
+            self._seed(batch.epoch, name)
+            logprobs = self._logprobs(row)
+            if item is None:
+                value = logprobs.sum() * 0
+            else:
+                loss = OBJECTIVES[self.objective](logprobs, row, self.config)
+                sums.update(loss.sums)
+                value = loss.value / batch.mass
+            (value * self.workers).backward()  # FSDP2 averages gradients over workers; the step's loss is their sum
+            self.weights.gather_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.masters, self.config.clip_norm)
+        rate = learning_rate(batch.index, self.total_steps, self.config, self.objective)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.publish()
+        totals = self._sum_over_workers(sums)
+        metrics = {k: v / batch.mass for k, v in totals.items() if k != "mass"}
+        return metrics | {"grad_norm": float(whole(norm)), "learning_rate": rate}
+
+    def evaluate(self, rows: Iterable[Row | None]) -> dict[str, float]:
+        """The objective's mean metrics over held-out rows, all workers together; no gradients, no dropout."""
+        import torch
+
+        sums: Counter[str] = Counter()
+        self.model.eval()
+        with torch.no_grad():
+            for row in rows:
+                logprobs = self._logprobs(row or filler_row())
+                if row is not None:
+                    sums.update(OBJECTIVES[self.objective](logprobs, row, self.config).sums)
+                    sums["mass"] += mass(row, self.objective, self.config.weighting)
+        sums = self._sum_over_workers(sums)
+        return {f"eval_{k}": v / sums["mass"] for k, v in sums.items() if k != "mass"}
+
+    def reference(self, rows: Iterable[tuple[str, Row] | None]) -> Iterator[tuple[str, np.ndarray]]:
+        """Log-probability of every sequence of each row under the weights as they are now: the reference policy."""
+        import torch
+
+        self.model.eval()
+        with torch.no_grad():
+            for item in rows:
+                row = item[1] if item else filler_row()
+                logprobs = self._logprobs(row)
+                if item is not None:
+                    yield item[0], sequence_logprobs(logprobs, row).cpu().numpy()
+
+    def state(self) -> dict[str, Any]:
+        """Masters and optimiser moments by parameter name: what a checkpoint holds. Tensors may be sharded."""
+        self._ready_moments()
+        moments = {n: self.optimizer.state[p] for n, p in zip(self.weights.names, self.weights.masters)}
+        return {"weights": self.trained(), "moments": moments}
+
+    def restored(self, state: dict[str, Any]) -> None:
+        """To be called after the tensors of `state()` were overwritten in place by a checkpoint's."""
+        for name, p in zip(self.weights.names, self.weights.masters):
+            self.optimizer.state[p].update(state["moments"][name])
+        self.weights.publish()
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """The masters by name."""
+        return {n: p.detach() for n, p in zip(self.weights.names, self.weights.masters)}
+
+    def _logprobs(self, row: Row) -> torch.Tensor:
+        return row_logprobs(self.model, row, self.config.attention, self.device, self.dtype)
+
+    def _seed(self, epoch: int, name: str) -> None:
+        import torch
+
+        torch.manual_seed(zlib.crc32(f"{self.seed}/{epoch}/{name}".encode()))
+
+    def _ready_moments(self) -> None:
+        """AdamW makes its moments at the first step; a checkpoint needs them before."""
+        import torch
+
+        for p in self.weights.masters:
+            if not self.optimizer.state[p]:
+                self.optimizer.state[p].update(
+                    step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
+                )
+
+    def _sum_over_workers(self, sums: Counter[str]) -> Counter[str]:
+        """Sums of all workers. They agree on the names by the objective, since one may have had no row at all."""
+        if self.workers == 1:
+            return sums
+        import torch
+        import torch.distributed as dist
+
+        names = ["loss", "mass", *([] if self.objective == "sft" else ["accuracy", "margin", "kl"])]
+        values = torch.tensor([sums[n] for n in names], dtype=torch.float64, device=self.device)
+        dist.all_reduce(values)
+        return Counter(dict(zip(names, values.tolist())))
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    """A sharded tensor put together (every worker must ask); any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
