@@ -125,6 +125,9 @@ def draw(rng: random.Random, tables: Inventories, kind: str, size: int) -> House
         return None
     places = _draw_places(rng, room, must, limits[0] if limits else None)
     counts = _draw_counts(rng, room, kind, target, parent, limits[1] if limits else None)
+    types = {p.kind for p in places}
+    for thing in [t for t in counts if "pickupable" in tables.traits[t] and not types & tables.accepting.get(t, set())]:
+        del counts[thing]  # picked up, it could never be put down again
     things = _put(rng, room, kind, target, parent, places, counts)
     if sum(t.kind == target for t in things) < (2 if kind == "two" else 1):
         return None

@@ -63,6 +63,15 @@ class Inventories:
         return dict(odds)
 
     @cached_property
+    def accepting(self) -> dict[str, set[str]]:
+        """Object type → receptacle types that can hold it."""
+        accepting: dict[str, set[str]] = defaultdict(set)
+        for place, things in self.accepts.items():
+            for thing in things:
+                accepting[thing].add(place)
+        return dict(accepting)
+
+    @cached_property
     def openable_kinds(self) -> dict[str, float]:
         """`openable` under lower-case names."""
         return {kind.lower(): share for kind, share in self.openable.items()}
