@@ -11,6 +11,7 @@ from leap_ray.envs.webshop import panels
 from leap_ray.envs.webshop.catalogue import GOAL_SEED
 from leap_ray.envs.webshop.cut import Cut, shorten, without_instruction
 from leap_ray.envs.webshop.data import GENERATED, open_catalogue
+from leap_ray.envs.webshop.demonstrations import HumanDemonstrator, read_demonstrations
 from leap_ray.envs.webshop.experts import Demonstrator, Teacher
 from leap_ray.envs.webshop.privileged import privileged_state
 from leap_ray.envs.webshop.reward import NOTHING_BOUGHT
@@ -35,6 +36,7 @@ class WebShopEnv(TextEnv):
       repeat it. `info["observation_cut"]` counts the characters left out
     - `per_page`: products on a page (the original's 10); `products`, `generator_seed`: of the generated shop; `limit`: first
       records of a product file; `nouns`: "auto", "spacy" or "words"; `cache`: folder of built indexes
+    - `demonstrations`: WebShop's file of human demonstrations; the demonstrator plays them where a task has one
     """
 
     domain: ClassVar[str] = "webshop"
@@ -68,6 +70,7 @@ class WebShopEnv(TextEnv):
         limit: int | None = None,
         nouns: str = "auto",
         cache: str | None = None,
+        demonstrations: str | None = None,
     ) -> None:
         super().__init__()
         _known("observation", observation, ("text_rich", "text"))
@@ -95,6 +98,7 @@ class WebShopEnv(TextEnv):
         self.cut: Cut = cut
         self.max_observation, self.max_line = max_observation, max_line
         self.show_instruction = show_instruction
+        self.demonstrations = read_demonstrations(Path(demonstrations).expanduser()) if demonstrations else {}
         self.session: Session | None = None
         self.steps = 0
         self._seed = 0
@@ -132,7 +136,7 @@ class WebShopEnv(TextEnv):
         """The demonstrator, or the teacher: 0 plain, 0.5 realizable, 1 names the example product; between, by chance per step."""
         self._session()
         if kind == "demonstrator":
-            return Demonstrator(self)
+            return HumanDemonstrator(self, self.demonstrations) if self.demonstrations else Demonstrator(self)
         if kind != "teacher":
             raise UserError(f"webshop has no {kind!r} expert: known are demonstrator, teacher")
         if privilege > 0 and self.task is not None and self.task.panel not in self.train_panels:

@@ -1,0 +1,117 @@
+"""The search index and the analysis of text, on made-up texts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from leap_ray.envs.webshop import analysis
+from leap_ray.envs.webshop.search import Index, build_index, decode_length, encode_length
+
+TEXTS = {
+    "B2": "red cotton shirt, machine wash",
+    "B1": "red cotton shirt, machine wash",
+    "B3": "blue cotton shirts for men",
+    "B4": "wooden table",
+}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    build_index(tmp_path, TEXTS.items())
+    return Index(tmp_path)
+
+
+def found(index: Index, text: str) -> list[str]:
+    return [list(TEXTS)[number] for number in index.search(text)]
+
+
+def test_equal_scores_are_ordered_by_asin(index: Index) -> None:
+    assert found(index, "red shirt") == ["B1", "B2", "B3"]
+
+
+def test_words_are_stemmed_and_stop_words_say_nothing(index: Index) -> None:
+    assert found(index, "tables") == ["B4"]
+    assert found(index, "for the") == []
+    assert found(index, "nothing here matches") == []
+    assert found(index, "") == []
+
+
+def test_score_is_bm25(index: Index) -> None:
+    _, scores = index.scored("tables")
+    lengths = [len(analysis.terms(text)) for text in TEXTS.values()]
+    idf = math.log(1 + (4 - 1 + 0.5) / (1 + 0.5))
+    norm = 0.9 * (1 - 0.4 + 0.4 * 2 / (sum(lengths) / 4))
+    assert scores.tolist() == pytest.approx([idf * 1 / (1 + norm)], rel=1e-6)
+
+
+def test_a_word_said_twice_counts_twice(index: Index) -> None:
+    (once,), (twice,) = index.scored("table")[1].tolist(), index.scored("table table")[1].tolist()
+    assert twice == pytest.approx(2 * once)
+
+
+def test_a_search_leaves_no_trace(index: Index) -> None:
+    first = index.scored("red cotton shirt")[1]
+    index.scored("blue shirts wooden")
+    assert np.array_equal(first, index.scored("red cotton shirt")[1])
+
+
+def test_ties_at_the_fiftieth_place(tmp_path: Path) -> None:
+    names = [f"B{number:03d}" for number in range(80)]
+    build_index(tmp_path, ((name, "lamp") for name in reversed(names)))
+    hits = Index(tmp_path).search("lamp")
+    assert [list(reversed(names))[number] for number in hits] == names[:50]
+
+
+def test_large_build_moves_postings_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [(f"B{n:04d}", " ".join(f"w{n * k % 97}" for k in range(1, 30))) for n in range(200)]
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "sliced").mkdir()
+    build_index(tmp_path / "whole", texts)
+    monkeypatch.setattr("leap_ray.envs.webshop.search._SCATTER", 333)
+    build_index(tmp_path / "sliced", texts)
+    for query in ("w3", "w5 w7 w90", "w0 w1"):
+        assert Index(tmp_path / "whole").search(query) == Index(tmp_path / "sliced").search(query)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("it's x.y 1,000 a_b 3.5-inch", ["it's", "x.y", "1,000", "a_b", "3.5", "inch"]),
+        ("★ ☞ ❤ ✿ → ™", ["★", "☞", "❤", "™"]),
+        ("👨‍👩‍👧 🇩🇪 3️⃣", ["👨‍👩‍👧", "🇩🇪", "3️⃣"]),
+        ("小米 ひら カタカナ", ["小", "米", "ひ", "ら", "カタカナ"]),
+        ("note：please 【abc】", ["note：please", "abc"]),
+        ("x" * 300, ["x" * 255, "x" * 45]),
+    ],
+)
+def test_words_are_cut_as_lucene_cuts_them(text: str, words: list[str]) -> None:
+    assert analysis.words(text) == words
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=40))
+@example("a_1.b'2__c")
+def test_the_short_way_for_ascii_finds_the_same_words(text: str) -> None:
+    assert analysis.words(text) == analysis._TOKEN.findall(text)
+
+
+@pytest.mark.parametrize(
+    ("word", "term"), [("Men's", "men"), ("the", ""), ("ponies", "poni"), ("flies", "fli"), ("Generously", "gener")]
+)
+def test_terms(word: str, term: str) -> None:
+    assert analysis.term_of(word) == term
+
+
+def test_lengths_are_kept_in_a_byte() -> None:
+    codes = [encode_length(length) for length in range(0, 5000)]
+    assert max(codes) < 256
+    assert codes == sorted(codes)
+    assert all(decode_length(codes[length]) == length for length in range(40))
+    assert all(decode_length(code) <= length for length, code in enumerate(codes))
+    assert Counter(codes)[encode_length(1000)] > 1
