@@ -6,6 +6,7 @@ It works on the truth and on a belief alike; on a belief it may answer `Want`: w
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 from leap_ray.envs.alfworld.world import Goal, World, kind_of, number_of
@@ -36,14 +37,20 @@ def plan(world: World, goal: Goal) -> Move | Want | None:
     ways = errands(world, goal)
     if isinstance(ways, Want):
         return ways
-    return min(ways, key=lambda m: (m.cost, number_of(m.thing), number_of(m.place), m.thing, m.place), default=None)
+    return min(ways, key=_preference, default=None)
+
+
+def _preference(move: Move) -> tuple[int, bool, int, int, str, str]:
+    """Cheapest first, then what can be done here (elsewhere there may be one more thing to open), then low numbers."""
+    going = move.action.startswith("go to ")
+    return move.cost, going, number_of(move.thing), number_of(move.place), move.thing, move.place
 
 
 def errands(world: World, goal: Goal) -> list[Move] | Want:
     """Every way of doing what comes next: one move for each thing or place that would serve."""
     held = world.holds
     if held and kind_of(held) != goal.thing:
-        return [_errand(world, p, f"move {held} to {p}", "rid", held) for p in world.spots if world.takes(p, held)]
+        return _rid(world, goal, held)
     if held and goal.kind == "look":
         return _light(world, goal)
     if held and not world.ready(goal, held):
@@ -63,6 +70,19 @@ def destination(world: World, goal: Goal) -> str | None:
     counts = {p: len(world.within(p, goal.thing)) for p in world.places(goal.parent)}
     best = max(counts, key=lambda p: (counts[p], world.spots[p] == world.at, -number_of(p)), default=None)
     return best if best and counts[best] else None
+
+
+def _rid(world: World, goal: Goal, held: str) -> list[Move]:
+    """Towards a free hand, best where the way to the next errand is short from."""
+    ways = []
+    for place in world.spots:
+        if world.takes(place, held):
+            after = copy(world)
+            after.at, after.holds, after.closed = world.spots[place], None, world.closed - {place}
+            rest = _fetch(after, goal)
+            more = 0 if isinstance(rest, Want) else min(move.cost for move in rest)
+            ways.append(_errand(world, place, f"move {held} to {place}", "rid", held, more=more))
+    return ways
 
 
 def _fetch(world: World, goal: Goal) -> list[Move] | Want:
