@@ -141,12 +141,12 @@ def catalogue_folder(files: Files, limit: int | None, cache: Path) -> Path:
 
 
 def open_products(
-    name: str, products: Callable[[], Iterable[Product]], kind: GoalKind, seed: int, cache: Path
+    name: str, products: Callable[[], Iterable[Product]], kind: GoalKind, seed: int, nouns: str, cache: Path
 ) -> Catalogue:
     """The catalogue of products that a program makes; `name` must name exactly these products."""
     folder = cache / f"catalogue-{digest(name, FORMAT)}"
     make_folder(folder, lambda path: build(path, products(), {"name": name, "files": []}))
-    return Catalogue(folder, kind, seed)
+    return Catalogue(folder, kind, seed, nouns)
 
 
 def make_folder(target: Path, write: Callable[[Path], None]) -> None:

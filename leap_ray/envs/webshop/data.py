@@ -105,7 +105,7 @@ def _open(
     place = Path(cache).expanduser() if cache else default_cache()
     if data == GENERATED:
         name = f"generated/{VERSION}/{products}/{generator_seed}"
-        catalogue = open_products(name, lambda: generate(products, generator_seed), kind, goal_seed, place)
+        catalogue = open_products(name, lambda: generate(products, generator_seed), kind, goal_seed, nouns, place)
     else:
         catalogue = open_files(find_files(Path(data).expanduser()), limit, kind, goal_seed, nouns, place)
     if goals not in ("human", "synthetic"):

@@ -10,7 +10,7 @@ import itertools
 import random
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +89,9 @@ class GoalTable:
     def __len__(self) -> int:
         return len(self._arrays["product"])
 
+    def __iter__(self) -> Iterator[Goal]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> Goal:
         if not 0 <= index < len(self):
             raise UserError(f"goal {index}: this catalogue has {len(self)} {self.kind} goals")
@@ -132,6 +135,9 @@ class ListedGoals:
 
     def __len__(self) -> int:
         return len(self._goals)
+
+    def __iter__(self) -> Iterator[Goal]:
+        return iter(self._goals)
 
     def __getitem__(self, index: int) -> Goal:
         if not 0 <= index < len(self):

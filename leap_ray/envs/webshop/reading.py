@@ -13,7 +13,7 @@ from leap_ray.envs.webshop.products import Product
 from leap_ray.envs.webshop.session import Session
 
 _PRICE = re.compile(r",? and price lower than (\d+(?:\.\d+)?) dollars")
-_OPTIONS = re.compile(r" with (?=[^:,]{1,40}: )")
+_OPTIONS = re.compile(r" with (?=(?:(?! with )[^:,]){1,40}: )")
 _POLITE = re.compile(
     r"^(?:please |can you |could you )*(?:find|show|get|buy|help)? ?(?:me |us )?(?:i(?:'m| am|'d| would)? ?"
     r"(?:like|need|want|looking for|am looking for|interested in)? ?(?:to (?:buy|find|get|have) ?)?)?(?:an? |some |the )?",

@@ -1,0 +1,267 @@
+"""The environment's contract, on the generated shop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leap_ray.envs.webshop.cut import shorten
+from leap_ray.envs.webshop.env import WebShopEnv
+from leap_ray.errors import PrivilegeError, UserError
+from leap_ray.teachers.actions import fit
+from leap_ray.types import Task
+
+
+@pytest.fixture
+def make(shop_cache: Path):
+    def environment(**settings: Any) -> WebShopEnv:
+        return WebShopEnv(**{"products": 60, "cache": str(shop_cache)} | settings)
+
+    return environment
+
+
+def first(env: WebShopEnv, panel: str = "train") -> Task:
+    return env.panel(panel).tasks[0]
+
+
+def to_item(env: WebShopEnv, task: Task) -> tuple[str, dict[str, Any]]:
+    """Search for the task's own product and open it."""
+    env.reset(options={"task": task})
+    assert env.session is not None
+    target = env.catalogue.product(env.session.target)
+    env.step(f"search[{target.title}]")
+    observation, *_, info = env.step(f"click[item - {target.title.lower()}]")
+    assert info["valid"]
+    return observation, info
+
+
+def test_a_purchase_that_meets_everything(make) -> None:
+    env = make()
+    to_item(env, first(env))
+    assert env.session is not None
+    for label in env.session.goal.values:
+        observation, *_, info = env.step(f"click[{label}]")
+        assert info["valid"]
+        assert f"You have clicked {label}." in observation
+    observation, reward, terminated, truncated, info = env.step("click[buy now]")
+    assert (reward, terminated, truncated, info["success"], info["score"]) == (1.0, True, False, True, 1.0)
+    assert info["score_parts"] == {"att": 1.0, "option": 1.0, "type": 1.0, "price": 1.0}
+    assert "Thank you for shopping" in observation
+    again = env.step("click[buy now]")
+    assert (again[1], again[2], again[4]["valid"]) == (0.0, True, False)
+
+
+def test_options_left_out_cost_their_share(make) -> None:
+    env = make()
+    to_item(env, first(env))
+    assert env.session is not None
+    goal = env.session.goal
+    _, reward, *_, info = env.step("click[buy now]")
+    parts = len(goal.attributes) + len(goal.values) + 1
+    assert reward == pytest.approx((parts - len(goal.values)) / parts)
+    assert not info["success"]
+    assert info["score_parts"]["option"] == 0.0
+
+
+def test_nothing_bought_scores_nothing(make) -> None:
+    env = make()
+    _, info = env.reset(options={"task": first(env)})
+    assert (info["score"], info["success"], set(info["score_parts"].values())) == (0.0, False, {0.0})
+    assert info["candidates"] == ("search[<search query>]",)
+    assert fit("search[red shirt]", info["candidates"])
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "",
+        "buy",
+        "click[no such thing]",
+        "click[]",
+        "search[]",
+        "click[search]",
+        "search[" + "x" * 100_000 + "]",
+        "[" * 100_000,
+        "click[" * 20_000 + "]",
+        "search[red\x00shirt]",
+        "search[\x1b[31mred]",
+        "click[item - \x07]",
+        "finish",
+    ],
+)
+@pytest.mark.parametrize("wrapper", ["leap", "plain"])
+def test_what_is_no_action_changes_nothing(make, wrapper: str, action: str) -> None:
+    env = make(wrapper=wrapper)
+    observation, info = env.reset(options={"task": first(env)})
+    after, reward, terminated, truncated, told = env.step(action)
+    assert (after, reward, terminated, truncated) == (observation, 0.0, False, False)
+    assert not told["valid"]
+    assert told["candidates"] == info["candidates"]
+
+
+def test_odd_texts_are_searched_for_or_refused_but_never_raise(make) -> None:
+    env = make()
+    for action in (
+        "search[\ud800]",
+        "search[the of]",
+        "search[🎄 ½ İ]",
+        "search[<q>]",
+        "search[<a> x]",
+        "search[ ]",
+        "search[a\nb]",
+    ):
+        env.reset(options={"task": first(env)})
+        _, reward, terminated, _, info = env.step(action)
+        assert (reward, terminated, info["score"]) == (0.0, False, 0.0)
+
+
+def test_plain_wrapper_shows_codes_and_leap_shows_titles(make) -> None:
+    plain, leap = make(wrapper="plain"), make(wrapper="leap")
+    task = first(plain)
+    shown = {}
+    for env in (plain, leap):
+        env.reset(options={"task": task})
+        shown[env.leap] = env.step("search[shirts for men]")[4]["candidates"]
+    assert shown[False][:2] == shown[True][:2] == ("click[back to search]", "click[next >]")
+    for code, title in zip(shown[False][2:], shown[True][2:], strict=True):
+        number = plain.catalogue.find(code[len("click[") : -1].upper())
+        assert number is not None
+        assert title == f"click[item - {plain.catalogue.product(number).title.lower()}]"
+
+
+def test_text_mode(make) -> None:
+    env = make(observation="text")
+    observation, info = env.reset(options={"task": first(env)})
+    assert observation == f"WebShop [SEP] Instruction: [SEP] {info['instruction']} [SEP] Search"
+
+
+def test_candidates_past_the_limit_are_drawn_from_task_seed_and_step(real_shop, shared: Path, shop_cache: Path) -> None:
+    env = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache))
+    whole = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache), candidates=None)
+    task = next(t for t in env.panel("train").tasks if len(env.catalogue.goals[int(t.id[:5])].values) == 2)
+
+    def offered(env: WebShopEnv, seed: int) -> tuple[str, ...]:
+        env.reset(seed=seed, options={"task": task})
+        assert env.session is not None
+        title = env.catalogue.product(env.session.target).title
+        env.step(f"search[{title}]")
+        return env.step(f"click[item - {title.lower()}]")[4]["candidates"]
+
+    everything, drawn = offered(whole, 0), offered(env, 0)
+    assert len(everything) > 20 >= len(drawn) >= 16
+    assert drawn[:6] == everything[:6]
+    assert set(drawn) < set(everything)
+    assert offered(env, 0) == drawn
+    assert env.candidates() == drawn
+    assert offered(env, 1) != drawn
+
+
+def test_panels_of_the_official_split(real_shop, shared: Path, shop_cache: Path) -> None:
+    env = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache))
+    assert [len(env.panel(name)) for name in ("test", "eval", "train")] == [500, 1000, 5410]
+    assert env.panel("test").tasks[0].id.startswith("00000-")
+    assert env.panel("train").tasks[0].id.startswith("01500-")
+    assert {task.kind for task in env.panel("test").tasks} == {"beauty", "electronics", "fashion", "garden", "grocery"}
+
+
+@pytest.mark.parametrize("data", ["real", "generated"])
+def test_the_disjoint_split_shares_no_product(make, shared: Path, data: str) -> None:
+    env = make(split="product_disjoint", **({"data": str(shared / "data" / "webshop")} if data == "real" else {}))
+    products = {}
+    for name in ("train", "eval", "test"):
+        numbers = [int(task.id[:5]) for task in env.panel(name).tasks]
+        products[name] = {env.catalogue.goals.product_at(number) for number in numbers}
+    assert not products["train"] & products["eval"]
+    assert not products["train"] & products["test"]
+    assert not products["eval"] & products["test"]
+    assert len(products["train"]) > 2 * len(products["test"]) > 0
+
+
+def test_panels_are_the_same_everywhere(make) -> None:
+    assert make().panel("train").hash == make().panel("train").hash
+    assert make(generator_seed=1).panel("train").hash != make().panel("train").hash
+
+
+def test_a_task_of_another_shop_is_refused(make) -> None:
+    task = first(make())
+    with pytest.raises(UserError, match="another catalogue"):
+        make(generator_seed=1).reset(options={"task": task})
+    with pytest.raises(UserError, match="goal index"):
+        make().reset(options={"task": Task("webshop", "nonsense", "train")})
+    with pytest.raises(UserError, match="known are train, eval, test"):
+        make().panel("valid_seen")
+
+
+def test_the_official_split_needs_enough_goals(make) -> None:
+    with pytest.raises(UserError, match="product_disjoint"):
+        make(split="official").panel("train")
+
+
+def test_privileged_state_is_served_for_training_only(make) -> None:
+    env = make()
+    env.reset(options={"task": first(env)})
+    state = env.privileged()
+    assert env.session is not None
+    goal, product = env.session.goal, env.catalogue.product(env.session.target)
+    assert {goal.asin, product.title} <= set(state.secrets)
+    for said in (goal.instruction, *goal.attributes, *goal.values, f"{goal.price_upper:.2f}", product.title):
+        assert said in state.rendering
+    for panel in ("eval", "test"):
+        env.reset(options={"task": first(env, panel)})
+        with pytest.raises(PrivilegeError):
+            env.privileged()
+        with pytest.raises(PrivilegeError):
+            env.expert("teacher", privilege=0.5)
+        assert env.expert("teacher", privilege=0.0).advise() is not None
+
+
+def test_long_observations_are_cut_and_counted(make) -> None:
+    task = first(make())
+    whole, short = make(), make(max_observation=120, max_line=30, cut="middle", show_instruction=False, per_page=3)
+    for env in (whole, short):
+        env.reset(options={"task": task})
+    full, *_, uncut = whole.step("search[shirts]")
+    seen, *_, told = short.step("search[shirts]")
+    assert uncut["observation_cut"] == 0
+    assert told["observation_cut"] > 0
+    assert "characters cut]" in seen
+    assert uncut["instruction"] == told["instruction"]
+    assert uncut["instruction"] in full
+    assert uncut["instruction"] not in seen
+    assert sum(action.startswith("click[item - ") for action in told["candidates"]) == 3
+
+
+def test_cutting() -> None:
+    assert shorten("abcdef\nxy", None, 3, "end") == "abc…\nxy"
+    assert shorten("abcdefgh", 4, None, "end") == "abcd\n[… 4 characters cut]\n"
+    assert shorten("abcdefgh", 5, None, "middle") == "abc\n[… 3 characters cut]\ngh"
+    assert shorten("abc", 3, 3, "middle") == "abc"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"observation": "html"}, "html"),
+        ({"wrapper": "x"}, "wrapper"),
+        ({"split": "x"}, "split"),
+        ({"cut": "start"}, "cut"),
+        ({"candidates": 3}, "candidates"),
+        ({"max_observation": 0}, "max_observation"),
+        ({"goals": "/no/such/goals.jsonl"}, "goals"),
+        ({"data": "/no/such/folder"}, "/no/such/folder"),
+        ({"nouns": "guess"}, "nouns"),
+        ({"products": 0}, "no product"),
+    ],
+)
+def test_wrong_settings_name_themselves(make, settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        make(**settings)
+
+
+def test_nothing_before_reset(make) -> None:
+    with pytest.raises(UserError, match="reset"):
+        make().step("search[x]")
+    with pytest.raises(UserError, match='options={"task"'):
+        make().reset()
