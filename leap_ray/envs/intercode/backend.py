@@ -1,0 +1,65 @@
+"""Where sandboxes come from: bubblewrap where it is installed, else a Docker engine; one clear error where neither is."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Literal
+
+from leap_ray.envs.intercode import docker_backend, rootfs, sandbox
+from leap_ray.envs.intercode.rootfs import Base
+from leap_ray.envs.intercode.sandbox import Bubblewrap, Limits, Sandbox
+from leap_ray.envs.intercode.trees import Tree, archive, built
+from leap_ray.errors import UserError
+
+Kind = Literal["auto", "bubblewrap", "docker"]
+NEITHER = (
+    "intercode needs a place to run commands in, and found neither bubblewrap (install the package bubblewrap) "
+    "nor a Docker engine ({why})"
+)
+
+
+class Backend:
+    """Makes sandboxes with a tree laid out in them. `name` and `note` say what it is, for people."""
+
+    def __init__(self, kind: Kind = "auto", base: str = "auto", limits: Limits | None = None) -> None:
+        if kind not in ("auto", "bubblewrap", "docker"):
+            raise UserError(f"intercode: backend {kind!r} is none of auto, bubblewrap, docker")
+        self.limits = limits or Limits()
+        self.name = choose() if kind == "auto" else kind
+        self.base: Base | None = None
+        if self.name == "bubblewrap":
+            self.base = rootfs.find(base)
+            if why := sandbox.why_not(self.base):
+                raise UserError(f"intercode: {why}")
+        else:
+            docker_backend.check()
+
+    @property
+    def note(self) -> str:
+        return self.base.note if self.base else docker_backend.NOTE
+
+    def contents(self, tree: Tree) -> str:
+        """Names what a sandbox with this tree starts from today: the key of everything kept about it."""
+        return f"{self.name}/{self.base}/{tree.hash}/{built()}"
+
+    def open(self, tree: Tree) -> Sandbox:
+        """A fresh sandbox holding the tree."""
+        if self.base is None:
+            return docker_backend.DockerSandbox(tree, self.limits)
+        box = Bubblewrap(self.base, self.limits)
+        try:
+            box.extract(archive(tree, self.base, built()))
+        except BaseException:
+            box.close()
+            raise
+        return box
+
+
+def choose() -> str:
+    """The backend for "auto". Raises UserError naming both where neither is there."""
+    if shutil.which("bwrap"):
+        return "bubblewrap"
+    why = docker_backend.why_not()
+    if why:
+        raise UserError(NEITHER.format(why=why))
+    return "docker"

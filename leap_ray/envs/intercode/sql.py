@@ -1,0 +1,201 @@
+"""SQL tasks: one statement an action, its rows judged against the gold statement's (InterCode, appendix A).
+
+SQLite by default: each episode reads its own copy of the database in memory, through a connection that may only read, with a
+limit on time, rows and the size of a value. MySQL or MariaDB, the original's engine, is an option (`engine`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from leap_ray.envs.intercode.dump import collating, databases
+from leap_ray.errors import UserError
+
+SECONDS = 5.0  # of one statement
+ROWS = 10_000  # of one answer
+VALUE = 1 << 20  # bytes of one value
+TICK = 10_000  # SQLite instructions between two looks at the clock
+SHOW = re.compile(r"\s*SHOW\s+(?:FULL\s+)?TABLES\b.*", re.IGNORECASE | re.DOTALL)
+DESCRIBE = re.compile(
+    r"\s*(?:DESC(?:RIBE)?|SHOW\s+(?:FULL\s+)?(?:COLUMNS|FIELDS)\s+(?:FROM|IN))\s+[`\"]?(\w+)[`\"]?\s*;?\s*$",
+    re.IGNORECASE,
+)
+MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows, or None with an error where a statement failed (or gives no rows)."""
+
+    rows: Rows | None
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        """What the student sees, as the original prints it."""
+        return f"Error executing query: {self.error}" if self.error else str(self.rows)
+
+
+class Database(Protocol):
+    """A connection to one database, for reading."""
+
+    def execute(self, statement: str) -> Answer: ...
+
+    def close(self) -> None: ...
+
+
+class SqliteDatabase:
+    """One episode's copy of a database."""
+
+    def __init__(self, content: bytes) -> None:
+        self._connection = collating(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+        self._connection.deserialize(content)
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE)
+        self._connection.execute("PRAGMA temp_store = MEMORY")
+        self._connection.set_authorizer(_only_reading)
+
+    def execute(self, statement: str) -> Answer:
+        """Run one statement. Errors, time and row limits come back as the answer's error."""
+        if SHOW.fullmatch(statement):
+            statement = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+        elif found := DESCRIBE.fullmatch(statement):
+            return self._describe(found[1])
+        deadline = time.monotonic() + SECONDS
+        self._connection.set_progress_handler(lambda: int(time.monotonic() > deadline), TICK)
+        try:
+            cursor = self._connection.execute(statement)
+            rows = cursor.fetchmany(ROWS + 1)
+        except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, UnicodeError) as error:
+            slow = time.monotonic() > deadline
+            return Answer(None, f"more than {SECONDS:g} seconds" if slow else str(error) or type(error).__name__)
+        finally:
+            self._connection.set_progress_handler(None, 0)
+        if len(rows) > ROWS:
+            return Answer(None, f"more than {ROWS} rows")
+        return Answer(rows if cursor.description is not None else None)
+
+    def _describe(self, table: str) -> Answer:
+        self._connection.set_authorizer(None)  # the statement is ours
+        cursor = self._connection.execute(
+            "SELECT name, type, CASE WHEN \"notnull\" OR pk THEN 'NO' ELSE 'YES' END, CASE WHEN pk THEN 'PRI' ELSE '' END "
+            "FROM pragma_table_info(?)",
+            (table,),
+        )
+        rows = [(name, kind.split()[0].lower(), null, key) for name, kind, null, key in cursor.fetchall()]
+        self._connection.set_authorizer(_only_reading)
+        return Answer(rows) if rows else Answer(None, f"Table '{table}' doesn't exist")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _only_reading(action: int, first: str | None, second: str | None, *_: Any) -> int:
+    """SQLite's authorizer: reading and functions; no writing, no other files, no settings, no extensions."""
+    if action == sqlite3.SQLITE_FUNCTION and second in ("load_extension", "readfile", "writefile", "fts3_tokenizer"):
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK if action in MAY else sqlite3.SQLITE_DENY
+
+
+class MysqlDatabase:
+    """A read-only session on a MySQL or MariaDB server that holds the dump's databases (`pip install leap-ray[mysql]`)."""
+
+    def __init__(self, url: str, name: str) -> None:
+        try:
+            import pymysql
+        except ImportError:
+            raise UserError("intercode: MySQL needs its client: pip install leap-ray[mysql]") from None
+        parts = urlsplit(url)
+        try:
+            self._connection = pymysql.connect(
+                host=parts.hostname or "127.0.0.1", port=parts.port or 3306, user=unquote(parts.username or "root"),
+                password=unquote(parts.password or ""), unix_socket=parts.path if parts.path.strip("/") else None, database=name,
+                autocommit=True,
+            )  # fmt: skip
+            with self._connection.cursor() as cursor:
+                cursor.execute("SET SESSION TRANSACTION READ ONLY")
+                cursor.execute(_time_limit(self._connection.get_server_info()))
+        except pymysql.MySQLError as error:
+            raise UserError(f"intercode: {parts.hostname}:{parts.port}: {error}") from None
+        self._failed = pymysql.MySQLError
+
+    def execute(self, statement: str) -> Answer:
+        """Run one statement."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement)
+                rows = [tuple(row) for row in cursor.fetchmany(ROWS + 1)]
+                some = cursor.description is not None
+        except self._failed as error:
+            return Answer(None, str(error.args[-1]))
+        if len(rows) > ROWS:
+            return Answer(None, f"more than {ROWS} rows")
+        return Answer(rows if some else None)
+
+    def close(self) -> None:
+        with contextlib.suppress(self._failed):
+            self._connection.close()
+
+
+def _time_limit(server: str) -> str:
+    if "mariadb" in server.lower():
+        return f"SET SESSION max_statement_time = {SECONDS}"
+    return f"SET SESSION max_execution_time = {int(SECONDS * 1000)}"
+
+
+def connect(engine: str, dump: Path | None, name: str) -> Database:
+    """A database of the dump on `engine`. Raises UserError where it is not there."""
+    if engine.startswith("mysql://"):
+        return MysqlDatabase(engine, name)
+    if engine != "sqlite":
+        raise UserError(f"intercode: engine {engine!r} is neither sqlite nor mysql://user:password@host:port")
+    files = databases(dump) if dump else {}
+    if name.lower() not in files:
+        raise UserError(f"intercode: {dump} holds no database {name!r}")
+    return SqliteDatabase(files[name.lower()])
+
+
+def score(answer: Answer, gold: Answer) -> float:
+    """Shared rows over all rows, as multisets of texts, times Kendall's tau of the shared rows' orders where that is a number."""
+    if answer.rows is None or gold.rows is None:
+        return 0.0
+    mine, theirs = [str(row) for row in answer.rows], [str(row) for row in gold.rows]
+    shared, union = Counter(mine) & Counter(theirs), Counter(mine) | Counter(theirs)
+    if not union:
+        return 1.0
+    overlap = shared.total() / union.total()
+    if not shared:
+        return overlap
+    tau = kendall(_in_order(mine, shared), _in_order(theirs, shared))
+    return overlap if math.isnan(tau) else round(tau * overlap, 2)
+
+
+def _in_order(rows: Sequence[str], shared: Counter[str]) -> list[str]:
+    """The first occurrences of the shared rows, in the order of `rows`."""
+    left = Counter(shared)
+    kept = []
+    for row in rows:
+        if left[row] > 0:
+            left[row] -= 1
+            kept.append(row)
+    return kept
+
+
+def kendall(one: Sequence[str], other: Sequence[str]) -> float:
+    """Kendall's tau-b of two sequences of texts, ranked in the order of their characters; NaN where one holds a single value."""
+    from scipy.stats import kendalltau
+
+    if len(one) < 2:
+        return math.nan
+    ranks = {text: rank for rank, text in enumerate(sorted({*one, *other}))}
+    return float(kendalltau([ranks[text] for text in one], [ranks[text] for text in other])[0])
