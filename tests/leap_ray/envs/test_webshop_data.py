@@ -130,7 +130,7 @@ def test_broken_files(tmp_path: Path, text: str) -> None:
 def test_a_broken_archive(tmp_path: Path) -> None:
     path = tmp_path / "products.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(raw()).encode() * 100)[:-20])
-    with pytest.raises(UserError, match="products.jsonl.gz"):
+    with pytest.raises(UserError, match=r"products\.jsonl\.gz"):
         opened(tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_missing_files_are_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match=r"items_shuffle_1000\.json"):
         find_files(tmp_path / "nowhere")
     (folder / "items_ins_v2_1000.json").unlink()
-    with pytest.raises(UserError, match="items_ins_v2_1000.json is missing"):
+    with pytest.raises(UserError, match=r"items_ins_v2_1000\.json is missing"):
         opened(folder)
 
 
@@ -151,7 +151,7 @@ def test_an_index_older_than_its_products_is_refused(folder: Path) -> None:
     webshop_data._open.cache_clear()
     products.write_text(json.dumps([raw("B000000002")]))
     with pytest.raises(
-        UserError, match="older than .*items_shuffle_1000.json: rebuild it with `leap-ray data webshop`"
+        UserError, match=r"older than .*items_shuffle_1000\.json: rebuild it with `leap-ray data webshop`"
     ):
         opened(folder)
     summary = prepare(folder, cache=folder / "cache")

@@ -263,5 +263,5 @@ def test_wrong_settings_name_themselves(make, settings: dict[str, Any], named: s
 def test_nothing_before_reset(make) -> None:
     with pytest.raises(UserError, match="reset"):
         make().step("search[x]")
-    with pytest.raises(UserError, match='options={"task"'):
+    with pytest.raises(UserError, match=r'options=\{"task"'):
         make().reset()

@@ -13,6 +13,7 @@ from leap_ray.envs.webshop.env import WebShopEnv
 from leap_ray.envs.webshop.reading import Request
 from leap_ray.errors import UserError
 from leap_ray.rollout import demonstrate
+from leap_ray.teachers.leaks import find_leaks
 from leap_ray.teachers.symbolic import SymbolicTeacher
 from leap_ray.types import Episode, Finish, Outcome, Step, Task
 
@@ -69,18 +70,16 @@ def test_human_goals_too(make) -> None:
 
 def test_the_teachers_reasons_reveal_nothing_and_the_dial_lets_it(make) -> None:
     env = make()
-    revealed = {}
-    for privilege in (0.5, 1.0):
-        revealed[privilege] = 0
+    revealed = {0.5: 0, 1.0: 0}
+    for privilege in revealed:
         for task in env.panel("train").sample(30, 0).tasks:
             env.reset(options={"task": task})
-            secrets = env.privileged().secrets
-            teacher = env.expert("teacher", privilege=privilege)
+            privileged, teacher = env.privileged(), env.expert("teacher", privilege=privilege)
             seen = ""
             while (advice := teacher.advise()) is not None:
                 assert env.session is not None
                 seen += env.session.text_rich()
-                revealed[privilege] += any(s in advice.reason and s not in seen for s in secrets)
+                revealed[privilege] += bool(find_leaks(advice.reason, seen, privileged))
                 env.step(advice.action)
     assert revealed[0.5] == 0
     assert revealed[1.0] >= 30
@@ -153,16 +152,21 @@ def test_the_symbolic_teacher_agrees_with_a_good_shopper(make) -> None:
     ("instruction", "thing", "options", "bound"),
     [
         (
-            "Find me hand wash men's sleep & lounge with long sleeve for daily wear with color: multi 5, and size: small, and "
-            "price lower than 70.00 dollars",
-            "hand wash men's sleep & lounge with long sleeve for daily wear",
+            "Find me hand wash men's lounge with long sleeve for daily wear with color: multi 5, and size: small, "
+            "and price lower than 70.00 dollars",
+            "hand wash men's lounge with long sleeve for daily wear",
             ("multi 5", "small"),
             70.0,
         ),
-        ("i need a long clip-in hair extension which is natural looking", "long clip-in hair extension which is natural looking", (), None),
+        (
+            "i need a long clip-in hair extension that looks natural",
+            "long clip-in hair extension that looks natural",
+            (),
+            None,
+        ),
         ("Find me easy clean shelves, and price lower than 20.00 dollars", "easy clean shelves", (), 20.0),
     ],
-)  # fmt: skip
+)
 def test_reading_an_instruction(instruction: str, thing: str, options: tuple[str, ...], bound: float | None) -> None:
     request = Request.read(instruction)
     assert (request.thing, request.options, request.bound) == (thing, options, bound)
