@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Game:
     def __init__(self, payload: Mapping[str, Any], translation: Translation) -> None:
         self.domain, self.problem = payload["pddl_domain"], payload["pddl_problem"]
         self.sas = translation.sas.encode()
-        self.translation = replace(translation, sas="")  # the text, most of a game's memory, is kept once
+        self._problem_facts, self._parameters = translation.initial, translation.parameters
         self.types = translation.objects
         self.walkthrough = tuple(payload.get("walkthrough") or ())
         types = tuple((name, tuple(supertypes)) for name, supertypes in translation.types)
@@ -85,7 +85,7 @@ class Game:
         self.opening: tuple[str, tuple[str, ...], dict[str, Operator]] | None = None
         self.infos: dict[str, Any] = {}
         self.names: dict[str, str] = {}
-        self._operators: dict[int, tuple[str, Operator]] = {}
+        self._operators: dict[int, Operator] = {}
 
     def signature(self, predicate: str, arguments: Sequence[str]) -> Signature:
         return predicate, tuple(self.types[a] for a in arguments)
@@ -93,7 +93,7 @@ class Game:
     def begin(self, atoms: Sequence[str]) -> None:
         """Take the initial facts: the problem's own, then the C library's state."""
         facts: dict[Signature, set[tuple[str, ...]]] = {}
-        for predicate, *arguments in self.translation.initial:
+        for predicate, *arguments in self._problem_facts:
             facts.setdefault(self.signature(predicate, arguments), set()).add(tuple(arguments))
         changing = set()
         for atom in atoms:
@@ -105,7 +105,9 @@ class Game:
             if moving := self.grammar.queried(template) & changing:
                 raise UserError(f"the game's grammar names {action} by what changes during play: {', '.join(moving)}")
         self._name({a for group in facts.values() for arguments in group for a in arguments})
-        self.initial = {signature: frozenset(group) for signature, group in facts.items()}
+        initial = {signature: frozenset(group) for signature, group in facts.items()}
+        self._writer = Writer(self.grammar, FactBase(initial), self.infos)
+        self.initial = initial
 
     def _name(self, ids: set[str]) -> None:
         """Give every object its name in the game ("apple 1"), by alfworld's own counting."""
@@ -119,22 +121,19 @@ class Game:
         self.names = {key: info.name.strip() for key, info in infos.items()}
         self.infos = infos
 
-    def operator(self, raw: Any) -> tuple[str, Operator]:
-        """The ground operator (and its PDDL name) of a record of the C library."""
+    def operator(self, raw: Any) -> Operator:
+        """The ground operator of a record of the C library's own task."""
         found = self._operators.get(raw.id)
         if found is None:
             found = self._operators[raw.id] = self.ground(raw)
         return found
 
-    def ground(self, raw: Any) -> tuple[str, Operator]:
-        """What a record of the C library says by its name, whatever its id."""
+    def ground(self, raw: Any) -> Operator:
+        """What a record of the C library says by its name, whatever its id: the planner's task counts ids anew."""
         action, *arguments = raw.name.split()
-        parameters = self.translation.parameters[action]
-        binding = {(name, type_): argument for (name, type_), argument in zip(parameters, arguments)}
-        assert self.initial is not None
-        writer = Writer(self.grammar, FactBase(self.initial), self.infos)
-        command = writer.join(self.grammar.templates[action], binding)
-        return raw.name, Operator(raw.id, action, command, binding, raw.nb_effect_atoms)
+        binding = {(name, type_): argument for (name, type_), argument in zip(self._parameters[action], arguments)}
+        command = self._writer.join(self.grammar.templates[action], binding)
+        return Operator(raw.id, action, command, binding, raw.nb_effect_atoms)
 
 
 def parse_atom(text: str) -> tuple[bool, str, tuple[str, ...]]:
@@ -185,6 +184,7 @@ class AlfworldEngine:
         self.walkthrough: tuple[str, ...] = ()
         self.metadata: dict[str, Any] = {}
         self._game: Game | None = None
+        self._playing = False
         self._base = FactBase({})
         self._commands: dict[str, Operator] = {}
         self._named: frozenset[tuple[str, ...]] | None = None
@@ -199,7 +199,7 @@ class AlfworldEngine:
         payload, self.metadata = (game, dict(metadata or {})) if isinstance(game, Mapping) else read_game(Path(game))
         self._game = compiled_game(payload, self.cache)
         self.walkthrough = self._game.walkthrough
-        self.observation, self.admissible, self.won, self._named = "", (), False, None
+        self.observation, self.admissible, self.won, self._playing = "", (), False, False
 
     def reset(self) -> str:
         """Start the loaded game from its beginning; returns the first observation."""
@@ -214,12 +214,12 @@ class AlfworldEngine:
             observation = Writer(game.grammar, self._base, game.infos).text("intro", {})
             game.opening = (observation, *self._look_up())
         self.observation, self.admissible, self._commands = game.opening
-        self.won = bool(library.check_goal())
+        self.won, self._playing = bool(library.check_goal()), True
         return self.observation
 
     def step(self, action: str) -> str:
         """Do one command; an unknown one answers "Nothing happens." and changes nothing."""
-        game, operator = self._loaded(), self._commands.get(action.strip())
+        game, operator = self._started(), self._commands.get(action.strip())
         if operator is None:
             self.observation = NOTHING
             return NOTHING
@@ -232,8 +232,8 @@ class AlfworldEngine:
 
     def facts(self) -> frozenset[tuple[str, ...]]:
         """Every true fact of the present state, in game names."""
+        names = self._started().names
         if self._named is None:
-            names = self._loaded().names
             self._named = frozenset(
                 (predicate, *(names[a] for a in arguments))
                 for (predicate, _), group in self._base.snapshot().items()
@@ -250,27 +250,30 @@ class AlfworldEngine:
         """Fast Downward's plan from the present state as commands; None if there is none. Seconds to a minute."""
         from fast_downward import Operator as RawOperator
 
-        game = self._loaded()
-        library = self._library
+        game, library = self._started(), self._library
         library.load_sas_replan(optimised_sas(game.domain, game.problem).encode())
         if not library.replan(False):
             return None
         operators = (RawOperator * library.get_last_plan_length())()
         library.get_last_plan(operators)
-        # These ids number the operators of the pruned translation: by name, and not to be remembered by id.
-        return [game.ground(raw)[1].command for raw in operators]
+        return [game.ground(raw).command for raw in operators]
 
     def close(self) -> None:
         """Give back the engine's memory. The engine may be loaded again."""
         if self._finalizer is not None:
             self._finalizer()
         self._library = self._finalizer = self._game = None
-        self._base, self._commands, self._named = FactBase({}), {}, None
+        self._base, self._commands, self._named, self._playing = FactBase({}), {}, None, False
 
     def _loaded(self) -> Game:
         if self._game is None:
             raise UserError("no game is loaded: call load() first")
         return self._game
+
+    def _started(self) -> Game:
+        if not self._playing:
+            raise UserError("the game has not begun: call reset() first")
+        return self._loaded()
 
     def _open(self) -> Any:
         """This engine's own copy of the C library: its state is global, so engines cannot share one."""
@@ -289,7 +292,7 @@ class AlfworldEngine:
         self._library.get_applicable_operators(raws)
         commands: dict[str, Operator] = {}
         for raw in raws:
-            _, operator = game.operator(raw)
+            operator = game.operator(raw)
             commands.setdefault(operator.command, operator)
         return tuple(sorted(commands)), commands
 
