@@ -117,15 +117,17 @@ def prepare(
     stored = json.loads(index.read_text())
     problems = [Problem(**p) for p in stored["problems"]]
     infos = [RowInfo(**r) for r in stored["rows"]]
-    if problems and config.on_bad_example == "fail":
+    fatal = [p for p in problems if p.fatal]
+    if fatal and config.on_bad_example == "fail":
         shutil.rmtree(folder)
-        first = "; ".join(f"{p.example}: {p.reason}" for p in problems[:3])
+        first = "; ".join(f"{p.example}: {p.reason}" for p in fatal[:3])
         raise UserError(
-            f"{len(problems)} examples cannot be trained on: {first}. "
+            f"{len(fatal)} examples cannot be trained on: {first}. "
             "Mend them, raise learner.row_tokens if they would be cut, or set learner.on_bad_example: drop"
         )
     if not any(info.split == "train" for info in infos):
-        raise UserError(f"there is no example to train on; {len(problems)} were left out")
+        reasons = sorted({p.reason for p in problems})
+        raise UserError(f"there is no example to train on; {len(problems)} were left out: {'; '.join(reasons[:3])}")
     return infos, problems
 
 

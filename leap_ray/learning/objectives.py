@@ -6,7 +6,7 @@ result does not depend on how the step's rows were laid out over workers or grad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -42,7 +42,7 @@ def branches_of(example: Example, objective: Objective, unit: int = 0, mate: Seq
     `mate` is another example's response: under this prompt its log-probability estimates the policy's KL divergence.
     """
     answers: list[tuple[Kind, Sequence[int]]] = [(Kind.CHOSEN, example.response)]
-    if objective != "sft" and example.rejected:
+    if objective != "sft" and example.rejected and example.rejected != example.response:
         answers.append((Kind.REJECTED, example.rejected))
     if objective == "kto" and len(mate):
         answers.append((Kind.MATE, mate))
@@ -143,8 +143,3 @@ def _preference_sums(value, rewards, weights, right, margin) -> dict[str, float]
         "accuracy": float((weights * right).sum()),
         "margin": float((weights * margin.detach()).sum()),
     }
-
-
-def total(rows: Iterable[Row], objective: Objective, weighting: Literal["token", "example"]) -> float:
-    """The divisor of one optimiser step: the sum of its rows' masses."""
-    return sum(mass(row, objective, weighting) for row in rows)

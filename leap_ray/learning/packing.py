@@ -7,6 +7,7 @@ and small trees are then packed by best fit, largest first. Sizes are exact: wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def _divide(order: list[int], shared: Ints, sizes: _Sizes, budget: int) -> list[
             continue
         inner = shared[lo + 1 : hi]
         cuts = [lo, *(lo + 1 + np.flatnonzero(inner == inner.min())), hi]
-        pending += [(int(a), int(b)) for a, b in zip(cuts, cuts[1:])]
+        pending += [(int(a), int(b)) for a, b in pairwise(cuts)]
     parts.sort(key=lambda part: (-sizes.of(part), part))
     for part in parts:
         _place(part, bundles, sizes, budget)

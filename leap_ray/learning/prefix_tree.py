@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def sorted_order(sequences: Sequence[Ints]) -> list[int]:
 
 def neighbour_prefixes(ordered: Sequence[Ints]) -> Ints:
     """Shared prefix of each sequence with the one before it (0 for the first), in sorted order."""
-    shared = [0, *(common_prefix(a, b) for a, b in zip(ordered, ordered[1:]))]
+    shared = [0, *(common_prefix(a, b) for a, b in pairwise(ordered))]
     return np.array(shared[: len(ordered)], np.int32)
 
 

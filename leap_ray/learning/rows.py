@@ -41,10 +41,11 @@ class RowInfo:
 
 @dataclass(frozen=True)
 class Problem:
-    """An example that cannot be trained on, and why."""
+    """An example that is not trained on, and why. `fatal`: something is wrong with it; else it is of no use to the objective."""
 
     example: str
     reason: str
+    fatal: bool = True
 
 
 def to_record(example: Example) -> dict[str, Any]:
@@ -61,23 +62,24 @@ def from_record(record: Mapping[str, Any]) -> Example:
     return Example(str(record["id"]), task, int(record["iteration"]), weight=float(record["weight"]), **tokens)
 
 
-def problem_of(example: Example, objective: Objective, stop_ids: Iterable[int], row_tokens: int) -> str | None:
+def problem_of(example: Example, objective: Objective, stop_ids: Iterable[int], row_tokens: int) -> Problem | None:
     """Why an example cannot be trained on as it stands; None if it can."""
+    wrong = None
     if not example.prompt:
-        return "its prompt is empty, so its first response token cannot be predicted"
-    if not example.response:
-        return "its loss mask is empty: there is no response token"
-    if example.response[-1] not in set(stop_ids):
-        return f"its stop token is not under the loss: the response ends with token {example.response[-1]}"
-    if not 0 < example.weight < float("inf"):
-        return f"its weight is {example.weight}; a positive number is needed"
-    if objective == "dpo" and not example.rejected:
-        return "it has no rejected response to compare with"
-    if objective != "sft" and example.rejected == example.response:
-        return "its rejected response is the corrected one"
-    if (size := tree_tokens([b.ids for b in branches_of(example, objective)])) > row_tokens:
-        return f"it takes {size} tokens and would be cut at row_tokens = {row_tokens}"
-    return None
+        wrong = "its prompt is empty, so its first response token cannot be predicted"
+    elif not example.response:
+        wrong = "its loss mask is empty: there is no response token"
+    elif example.response[-1] not in set(stop_ids):
+        wrong = f"its stop token is not under the loss: the response ends with token {example.response[-1]}"
+    elif not 0 < example.weight < float("inf"):
+        wrong = f"its weight is {example.weight}; a positive number is needed"
+    elif objective == "dpo" and (not example.rejected or example.rejected == example.response):
+        return Problem(
+            example.id, "no pair: there is no rejected response that differs from the chosen one", fatal=False
+        )
+    elif (size := tree_tokens([b.ids for b in branches_of(example, objective)])) > row_tokens:
+        wrong = f"it takes {size} tokens and would be cut at row_tokens = {row_tokens}"
+    return Problem(example.id, wrong) if wrong else None
 
 
 def pack_window(
@@ -92,9 +94,9 @@ def pack_window(
     """Check, choose and pack one window of examples; store its rows under `folder`. Returns what was stored and what not."""
     good: dict[str, list[Example]] = {"train": [], "eval": []}
     problems = []
-    for example in examples:
-        if reason := problem_of(example, objective, stop_ids, config.row_tokens):
-            problems.append(Problem(example.id, reason))
+    for example in sorted(examples, key=lambda e: e.id):  # rows do not depend on the order of arrival
+        if problem := problem_of(example, objective, stop_ids, config.row_tokens):
+            problems.append(problem)
         elif (chosen := selection.choose(example)) is not None:
             good[selection.split(example)].append(chosen)
     infos = []

@@ -8,7 +8,7 @@ undisturbed one, and two workers equal one.
 from __future__ import annotations
 
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ from leap_ray.learning.schedule import learning_rate
 
 if TYPE_CHECKING:
     import torch
+
+
+Sums = defaultdict[str, float]
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ class Trainer:
     ) -> None:
         import torch
 
-        self.config, self.objective, self.seed = config, objective, seed
+        self.config = config
+        self.objective: Objective = objective
+        self.seed = seed
         self.total_steps, self.device, self.workers = total_steps, device, workers
         self.dtype = getattr(torch, config.precision)
         self.model = model.to(device)
@@ -112,7 +117,7 @@ class Trainer:
         import torch
 
         self.model.train()
-        sums: Counter[str] = Counter()
+        sums: Sums = defaultdict(float)
         for item in batch.rows:
             name, row = item or ("", filler_row())
             self._seed(batch.epoch, name)
@@ -121,7 +126,7 @@ class Trainer:
                 value = logprobs.sum() * 0
             else:
                 loss = OBJECTIVES[self.objective](logprobs, row, self.config)
-                sums.update(loss.sums)
+                _add(sums, loss.sums)
                 value = loss.value / batch.mass
             (value * self.workers).backward()  # FSDP2 averages gradients over workers; the step's loss is their sum
             self.weights.gather_gradients()
@@ -140,13 +145,13 @@ class Trainer:
         """The objective's mean metrics over held-out rows, all workers together; no gradients, no dropout."""
         import torch
 
-        sums: Counter[str] = Counter()
+        sums: Sums = defaultdict(float)
         self.model.eval()
         with torch.no_grad():
             for row in rows:
                 logprobs = self._logprobs(row or filler_row())
                 if row is not None:
-                    sums.update(OBJECTIVES[self.objective](logprobs, row, self.config).sums)
+                    _add(sums, OBJECTIVES[self.objective](logprobs, row, self.config).sums)
                     sums["mass"] += mass(row, self.objective, self.config.weighting)
         sums = self._sum_over_workers(sums)
         return {f"eval_{k}": v / sums["mass"] for k, v in sums.items() if k != "mass"}
@@ -197,7 +202,7 @@ class Trainer:
                     step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
                 )
 
-    def _sum_over_workers(self, sums: Counter[str]) -> Counter[str]:
+    def _sum_over_workers(self, sums: Sums) -> Sums:
         """Sums of all workers. They agree on the names by the objective, since one may have had no row at all."""
         if self.workers == 1:
             return sums
@@ -207,7 +212,12 @@ class Trainer:
         names = ["loss", "mass", *([] if self.objective == "sft" else ["accuracy", "margin", "kl"])]
         values = torch.tensor([sums[n] for n in names], dtype=torch.float64, device=self.device)
         dist.all_reduce(values)
-        return Counter(dict(zip(names, values.tolist())))
+        return defaultdict(float, zip(names, values.tolist()))
+
+
+def _add(sums: Sums, more: dict[str, float]) -> None:
+    for name, value in more.items():
+        sums[name] += value
 
 
 def whole(tensor: Any) -> torch.Tensor:
