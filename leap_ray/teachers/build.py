@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leap_ray.config import DomainConfig, TeacherConfig
-from leap_ray.envs.base import PrivilegedState, load_domain
+from leap_ray.config import DomainConfig, StudentConfig, TeacherConfig
+from leap_ray.envs.base import PrivilegedState, load_domain, make_env
 from leap_ray.errors import UserError
 from leap_ray.teachers.base import Teacher
 from leap_ray.teachers.symbolic import SymbolicTeacher
 from leap_ray.types import Correction, Episode
+
+STREAMING = 21_333  # tokens of an answer above which Anthropic's SDK refuses a request that does not stream
+PAID = ("claude", "openai")
 
 
 class SymbolicFaculty:
@@ -39,11 +42,94 @@ class SymbolicFaculty:
             raise UserError(f"the teacher knows {known}; an episode of {episode.task.domain!r} was given") from None
 
 
-def symbolic(config: TeacherConfig, domains: Sequence[DomainConfig], seed: int = 0) -> SymbolicFaculty:
-    """The symbolic teacher of these domains, each with an environment of its own."""
+def build_teacher(
+    config: TeacherConfig,
+    domains: Sequence[DomainConfig],
+    folder: Path,
+    *,
+    seed: int = 0,
+    student: Any = None,
+    student_config: StudentConfig | None = None,
+) -> Teacher:
+    """The configured teacher. `folder` keeps its ledger and cache; `student` is the student's server, where it teaches.
+
+    Raises UserError for what is missing: a key, a price, a domain without experts, a student for the teachers that need one.
+    """
+    check_teacher(config)
+    if config.kind == "symbolic":
+        return _symbolic(config, domains, seed)
+    if config.kind in PAID:
+        from leap_ray.teachers.prompted import PromptedTeacher
+        from leap_ray.teachers.sender import SenderClient
+
+        return PromptedTeacher(SenderClient(config, folder), config, domain_facts(domains))
+    if student is None or student_config is None:
+        raise UserError(f"teacher.kind {config.kind!r} needs the student's server")
+    from leap_ray.teachers.constrained import ConstrainedTeacher
+    from leap_ray.teachers.self_teacher import SelfTeacher
+
+    kind = SelfTeacher if config.kind == "self" else ConstrainedTeacher
+    return kind(
+        student, load_prompter(student_config), config, domains, seed=seed, max_length=student_config.max_length
+    )
+
+
+def build_desk(config: TeacherConfig, folder: Path) -> Any:
+    """The desk of a paid teacher, over its folder's store. Called inside a running event loop."""
+    from leap_ray.teachers.batch import BatchDesk
+    from leap_ray.teachers.claude import ClaudeProvider, api_key
+    from leap_ray.teachers.desk import Desk
+    from leap_ray.teachers.openai_compatible import OpenAIProvider, optional_key
+    from leap_ray.teachers.prices import prices_of
+    from leap_ray.teachers.rate import Gate
+    from leap_ray.teachers.store import Store
+
+    store = Store(folder, Path(config.cache_dir).expanduser() if config.cache_dir else None)
+    prices, gate = prices_of(config.model, config.prices), Gate(config.concurrency)
+    settings: Any = {"base_url": config.base_url, "timeout": config.timeout, "max_retries": config.max_retries}
+    if config.kind == "openai":
+        provider = OpenAIProvider(gate, key=optional_key(config.api_key_env), **settings)
+        return Desk(provider, store, prices, gate, config.budget_dollars)
+    provider = ClaudeProvider(gate, key=api_key(config.api_key_env), **settings)
+    if config.mode == "batch":
+        return BatchDesk(provider, store, prices, budget=config.budget_dollars, quiet=config.batch_quiet)
+    return Desk(provider, store, prices, gate, config.budget_dollars)
+
+
+def check_teacher(config: TeacherConfig) -> None:
+    """What can be found wrong before anything starts. Raises UserError."""
+    if config.kind not in PAID:
+        return
+    from leap_ray.teachers.claude import api_key
+    from leap_ray.teachers.prices import prices_of
+
+    prices_of(config.model, config.prices)
+    if config.kind == "claude":
+        api_key(config.api_key_env)
+        if config.mode == "live" and config.max_tokens > STREAMING:
+            raise UserError(f"teacher.max_tokens: {config.max_tokens} is above {STREAMING}, the most of a live call")
+    if config.kind == "openai" and config.mode == "batch":
+        raise UserError("teacher.mode: batch is for kind claude; an OpenAI-compatible server is asked live")
+
+
+def domain_facts(domains: Sequence[DomainConfig]) -> dict[str, str]:
+    """Each domain's few sentences for prompts, by the domain's name in tasks."""
+    classes = [load_domain(domain.name) for domain in domains]
+    return {cls.domain: cls.domain_facts for cls in classes}
+
+
+def load_prompter(config: StudentConfig) -> Any:
+    """The student's own prompts, for teachers that are the student."""
+    from leap_ray.learning.sources import materialize
+    from leap_ray.policy import Prompter
+
+    return Prompter.load(str(materialize(config.model)), config.dialect, config.candidates)
+
+
+def _symbolic(config: TeacherConfig, domains: Sequence[DomainConfig], seed: int) -> SymbolicFaculty:
     teachers = {}
     for domain in domains:
-        env = load_domain(domain.name)(**domain.settings)
+        env = make_env(domain.name, domain.settings)
         teachers[env.domain] = SymbolicTeacher(
             env,
             privilege=config.privilege,
@@ -53,15 +139,3 @@ def symbolic(config: TeacherConfig, domains: Sequence[DomainConfig], seed: int =
             seed=seed,
         )
     return SymbolicFaculty(teachers)
-
-
-def build_teacher(
-    config: TeacherConfig, domains: Sequence[DomainConfig], folder: Path, *, seed: int = 0, student: Any = None
-) -> Teacher:
-    """The configured teacher. `folder` keeps its ledger and cache; `student` is the student's server, where it teaches.
-
-    Raises UserError for what is missing: a key, a domain without experts, a student for the teachers that need one.
-    """
-    if config.kind == "symbolic":
-        return symbolic(config, domains, seed)
-    raise UserError(f"teacher.kind: {config.kind!r} is not known")

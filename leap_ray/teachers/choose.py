@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from leap_ray.types import Episode, Outcome, Step, StepCorrection
+from leap_ray.types import Outcome, Step, StepCorrection
 
 Correct = Literal["all", "mistakes", "mistakes+recovery"]
 
@@ -64,14 +64,10 @@ def choose(
 def _target(t: int, verdict: Verdict) -> StepCorrection:
     if not verdict.reason or not verdict.action:  # an agreed action that nobody gave a reason for
         return StepCorrection(t, Outcome.AGREED, detail="no reason to train on")
-    detail = "agreed" if verdict.outcome is Outcome.AGREED else verdict.detail
+    agreed = "agreed" if verdict.outcome is Outcome.AGREED else ""
+    detail = "; ".join(filter(None, (agreed, verdict.detail)))
     return StepCorrection(t, Outcome.CORRECTED, verdict.reason, verdict.action, detail)
 
 
 def _word(t: int, verdict: Verdict) -> StepCorrection:
     return StepCorrection(t, verdict.outcome, detail=verdict.detail)
-
-
-def none_of(episode: Episode, outcome: Outcome, detail: str) -> tuple[StepCorrection, ...]:
-    """The same outcome for every step: when an episode as a whole could not be judged."""
-    return tuple(StepCorrection(t, outcome, detail=detail) for t in range(len(episode.steps)))

@@ -1,0 +1,240 @@
+"""Teachers that are asked in words: Claude, or any model behind an OpenAI-compatible server (LEAP, section 3.2).
+
+One call for a whole episode, or one for each step. What comes back is checked step by step: present, an available action, no leak.
+What fails the check is asked again, once, with what was wrong; what fails it again is left out under its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from leap_ray.config import TeacherConfig
+from leap_ray.envs.base import PrivilegedState
+from leap_ray.prompts import folder_hash, render
+from leap_ray.teachers.actions import fit, has_placeholders
+from leap_ray.teachers.answers import Draft, Reading, enumerable, read, schema
+from leap_ray.teachers.calls import Answer, Ask, Request, Stop, Turn
+from leap_ray.teachers.choose import Verdict, choose
+from leap_ray.teachers.leaks import find_leaks, seen_until
+from leap_ray.types import Correction, Episode, Outcome
+
+TELLING = 0.75  # from this much privilege on a reason may say what it knows: leaks are not looked for
+_OUTCOMES = {Stop.REFUSAL: Outcome.REFUSED, Stop.FAILED: Outcome.FAILED, Stop.BUDGET: Outcome.BUDGET}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """Verdicts of the steps that passed, problems (step → what was wrong, for the repair; with its outcome) of the others."""
+
+    verdicts: dict[int, Verdict]
+    problems: dict[int, Verdict]
+
+
+@dataclasses.dataclass
+class Talk:
+    """One conversation about an episode: what is sent, what came back, what it cost."""
+
+    system: str
+    turns: tuple[Turn, ...]
+    steps: tuple[int, ...]  # the steps it is to correct
+    step: int | None = None  # the one step of a per-step call
+    dollars: float = 0.0
+    summary: str = ""
+
+
+class PromptedTeacher:
+    """Asks a model through a desk. `facts` are sentences about each domain, by name."""
+
+    def __init__(self, ask: Ask, config: TeacherConfig, facts: Mapping[str, str]) -> None:
+        self.desk = ask
+        self.config = config
+        self.facts = dict(facts)
+        self.name = f"{config.kind}/{config.model}/{config.privilege:g}"
+
+    async def correct(self, episode: Episode, privileged: PrivilegedState) -> Correction:
+        """One StepCorrection per step of the episode."""
+        began = time.perf_counter()
+        talks = self._talks(episode, render_episode(episode, privileged), "system.j2")
+        check = Check(episode, privileged, self.config.privilege < TELLING)
+        verdicts = await self._hold(episode, talks, check, "correct")
+        steps = choose(
+            [verdicts[t] for t in range(len(episode.steps))],
+            episode.steps,
+            correct=self.config.correct,
+            recovery=self.config.recovery,
+            repeats=self.config.repeats,
+        )
+        return Correction(
+            episode.id,
+            self.name,
+            " ".join(talk.summary for talk in talks if talk.summary),
+            steps,
+            prompt_hash=folder_hash("teacher"),
+            seconds=time.perf_counter() - began,
+            dollars=sum(talk.dollars for talk in talks),
+        )
+
+    async def annotate(self, episode: Episode) -> Episode:
+        """The demonstration with a reason for each step; where none could be had the demonstrator's own stays.
+
+        What later observations will show is treated as a secret, so a reason that knows the future is asked for again.
+        """
+        text = render("teacher/demonstration.j2", instruction=episode.instruction, steps=episode.steps)
+        talks = self._talks(episode, text, "annotate_system.j2")
+        verdicts = await self._hold(episode, talks, AnnotationCheck(episode), "annotate")
+        steps = []
+        for t, step in enumerate(episode.steps):
+            written = verdicts[t].outcome is Outcome.AGREED and verdicts[t].reason
+            steps.append(dataclasses.replace(step, reason=verdicts[t].reason) if written else step)
+        return dataclasses.replace(episode, steps=tuple(steps))
+
+    async def totals(self) -> dict[str, Any]:
+        """The desk's sums: calls, tokens, dollars."""
+        return await self.desk.totals()
+
+    async def close(self) -> None:
+        await self.desk.close()
+
+    def _talks(self, episode: Episode, text: str, system: str) -> list[Talk]:
+        per_step = self.config.per == "step"
+        instructions = render(
+            f"teacher/{system}",
+            per_step=per_step,
+            privilege=self.config.privilege,
+            domain_facts=self.facts.get(episode.task.domain, ""),
+            placeholders=any(has_placeholders(step.candidates) for step in episode.steps),
+        ).strip()
+        count = len(episode.steps)
+        if not per_step:
+            ask = render("teacher/ask_all.j2", count=count)
+            return [Talk(instructions, (Turn("user", f"{text}\n{ask}".strip()),), tuple(range(count)))]
+        asks = [render("teacher/ask_step.j2", number=t + 1).strip() for t in range(count)]
+        attempt = Turn("user", text.strip(), cached=True)
+        return [Talk(instructions, (attempt, Turn("user", ask)), (t,), t) for t, ask in enumerate(asks)]
+
+    async def _hold(self, episode: Episode, talks: list[Talk], check: Check, purpose: str) -> dict[int, Verdict]:
+        """Hold all talks. The first goes ahead alone, so that the others find its prompt in the provider's cache."""
+        verdicts: dict[int, Verdict] = {}
+        if talks:
+            verdicts |= await self._talk(episode, talks[0], check, purpose)
+        for more in await asyncio.gather(*(self._talk(episode, talk, check, purpose) for talk in talks[1:])):
+            verdicts |= more
+        return verdicts
+
+    async def _talk(self, episode: Episode, talk: Talk, check: Check, purpose: str) -> dict[int, Verdict]:
+        """Ask, check, and ask once more for what did not pass."""
+        answer = await self._ask(episode, talk, purpose)
+        if answer.stop in _OUTCOMES:
+            return {t: Verdict(_OUTCOMES[answer.stop], detail=answer.detail) for t in talk.steps}
+        reading = read(answer.text, step=talk.step)
+        talk.summary = reading.summary
+        checked = check(reading, talk.steps)
+        if not checked.problems:
+            return checked.verdicts
+        readable = not reading.trouble
+        numbered = [(t + 1, verdict.detail) for t, verdict in checked.problems.items()]
+        complaint = render("teacher/repair.j2", readable=readable, trouble=reading.trouble, problems=numbered).strip()
+        talk.turns = (*talk.turns, Turn("assistant", answer.text or "(nothing)"), Turn("user", complaint))
+        return checked.verdicts | await self._repair(episode, talk, check, checked.problems)
+
+    async def _repair(
+        self, episode: Episode, talk: Talk, check: Check, problems: dict[int, Verdict]
+    ) -> dict[int, Verdict]:
+        answer = await self._ask(episode, talk, "repair")
+        if answer.stop in _OUTCOMES:
+            return problems
+        reading = read(answer.text, step=talk.step)
+        talk.summary = talk.summary or reading.summary
+        checked = check(reading, tuple(problems))
+        return checked.problems | checked.verdicts
+
+    async def _ask(self, episode: Episode, talk: Talk, purpose: str) -> Answer:
+        actions = enumerable(episode, self.config.enumerate_up_to)
+        request = Request(
+            model=self.config.model,
+            system=talk.system,
+            turns=talk.turns,
+            max_tokens=self.config.max_tokens,
+            schema=schema(actions, per_step=talk.step is not None),
+            effort=self.config.effort,
+            cache_system=talk.step is not None or not actions,
+            purpose=purpose,
+            episode=episode.id,
+        )
+        answer = await self.desk.ask(request)
+        talk.dollars += answer.dollars
+        return answer
+
+
+class Check:
+    """Judges a correction's words on each step: read, available, clean of leaks."""
+
+    def __init__(self, episode: Episode, privileged: PrivilegedState, look_for_leaks: bool) -> None:
+        self.episode = episode
+        self.privileged = privileged
+        self.look_for_leaks = look_for_leaks
+
+    def __call__(self, reading: Reading, steps: tuple[int, ...]) -> Checked:
+        verdicts, problems = {}, {}
+        for t in steps:
+            verdict = self._verdict(t, reading.drafts.get(t), reading.trouble)
+            (verdicts if verdict.outcome in (Outcome.CORRECTED, Outcome.AGREED) else problems)[t] = verdict
+        return Checked(verdicts, problems)
+
+    def _verdict(self, t: int, draft: Draft | None, trouble: str) -> Verdict:
+        if draft is None:
+            return Verdict(Outcome.UNPARSED, detail=trouble or "it is missing from your answer.")
+        if not draft.reason:
+            return Verdict(Outcome.UNPARSED, detail="its reason is empty.")
+        step = self.episode.steps[t]
+        action = fit(draft.action, step.candidates)
+        if action is None:
+            shown = repr(draft.action[:100])
+            return Verdict(Outcome.UNAVAILABLE, detail=f"{shown} is not one of the actions available at this step.")
+        if action == step.action and not step.valid:
+            return Verdict(Outcome.UNAVAILABLE, detail=f"{action!r} was tried at this step and not understood.")
+        if self.look_for_leaks and (leaks := find_leaks(draft.reason, seen_until(self.episode, t), self.privileged)):
+            named = "; ".join(repr(leak.words) for leak in leaks)
+            return Verdict(
+                Outcome.REVEALS, detail=f"its reason says what the student cannot know at this step: {named}."
+            )
+        return Verdict(Outcome.AGREED if action == step.action else Outcome.CORRECTED, draft.reason, action)
+
+
+class AnnotationCheck(Check):
+    """Judges a demonstration's reasons: the action is the one taken, and nothing is named that is seen only later."""
+
+    def __init__(self, episode: Episode) -> None:
+        super().__init__(episode, PrivilegedState(episode.task.domain, episode.task.id, ""), True)
+        self._names = [instances(step.observation) for step in episode.steps] + [instances(episode.final_observation)]
+
+    def _verdict(self, t: int, draft: Draft | None, trouble: str) -> Verdict:
+        later = sorted(set().union(*self._names[t + 1 :]))
+        self.privileged = dataclasses.replace(self.privileged, secrets=tuple(later))
+        verdict = super()._verdict(t, draft, trouble)
+        taken = self.episode.steps[t].action
+        if verdict.outcome is Outcome.CORRECTED and fit(verdict.action, (taken,)) is None:
+            return Verdict(Outcome.UNAVAILABLE, detail=f"the action was {taken!r} and does not change.")
+        return Verdict(Outcome.AGREED, verdict.reason, taken) if verdict.reason else verdict
+
+
+def instances(observation: str) -> set[str]:
+    """Names of the form `apple 3` in an observation."""
+    return set(re.findall(r"\b[a-z]+ \d+\b", observation.casefold()))
+
+
+def render_episode(episode: Episode, privileged: PrivilegedState) -> str:
+    """The attempt and the privileged state, as a teacher reads them."""
+    return render(
+        "teacher/episode.j2",
+        instruction=episode.instruction,
+        privileged=privileged.rendering,
+        steps=episode.steps,
+        success=episode.success,
+        final_observation=episode.final_observation,
+    )

@@ -1,0 +1,144 @@
+"""How fast to ask: a gate that finds the provider's limit from its answers, without being told.
+
+Every response says how much of each limit remains (requests, input tokens, output tokens a minute). The gate keeps a copy of those
+token buckets, lets a request through when all of them hold enough, and lets the number of calls in flight grow with every answer
+until it is told to slow down. A refusal (429) stops everybody for as long as it says. Where a provider sends no such
+headers, refusals alone steer: the window halves at each burst of them and grows back slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from leap_ray.teachers.calls import Request, Usage
+
+DIMENSIONS = {"requests": "requests", "input": "input-tokens", "output": "output-tokens"}
+
+
+@dataclass
+class Bucket:
+    """Our copy of one of the provider's token buckets: `level` of `limit`, refilled at `limit` a minute."""
+
+    limit: float
+    level: float
+    at: float
+
+    def refill(self, now: float) -> None:
+        self.level = min(self.limit, self.level + self.limit / 60 * (now - self.at))
+        self.at = now
+
+    def wait(self, cost: float) -> float:
+        """Seconds until `cost` can be taken. A cost above the whole bucket waits for a full one."""
+        missing = min(cost, self.limit) - self.level
+        return max(0.0, missing / (self.limit / 60))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call is expected to take from each bucket."""
+
+    requests: float = 1.0
+    input: float = 0.0
+    output: float = 0.0
+
+
+class Forecast:
+    """Expected tokens of a call, learnt from the calls before it. Cached reads do not count against limits."""
+
+    def __init__(self) -> None:
+        self.input_per_character = 0.3
+        self.output = 500.0
+        self.seen = 0
+
+    def cost(self, request: Request) -> Cost:
+        return Cost(1.0, request.characters * self.input_per_character, min(self.output, request.max_tokens))
+
+    def learn(self, request: Request, usage: Usage) -> None:
+        """Running means, quick at first."""
+        self.seen += 1
+        step = max(1 / self.seen, 0.1)
+        per_character = (usage.input + usage.cache_write) / max(1, request.characters)
+        self.input_per_character += step * (per_character - self.input_per_character)
+        self.output += step * (usage.output - self.output)
+
+
+class Gate:
+    """Lets calls through in the order they came. `most` bounds the calls in flight."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most = most
+        self.window = float(min(4, most))
+        self.flying: dict[int, Cost] = {}
+        self.buckets: dict[str, Bucket] = {}
+        self.paused_until = 0.0
+        self.forecast = Forecast()
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._next = 0
+        self._calm_until = 0.0  # a burst of refusals shrinks the window once
+
+    async def enter(self, request: Request) -> int:
+        """Wait until this request may leave. Returns the ticket that `leave` takes back."""
+        cost = self.forecast.cost(request)
+        async with self._turn:
+            while (delay := self._delay(cost)) > 0:
+                self._changed.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), min(delay, 1.0))
+            self._next += 1
+            self.flying[self._next] = cost
+            for name, bucket in self.buckets.items():
+                if name != "output":  # output is taken when it has been written
+                    bucket.level -= getattr(cost, name)
+            return self._next
+
+    def leave(self, ticket: int, request: Request, usage: Usage | None) -> None:
+        """The call ended; `usage` where it brought an answer, from which the forecast learns."""
+        self.flying.pop(ticket, None)
+        if usage is not None:
+            self.forecast.learn(request, usage)
+            self.window = min(self.most, self.window + (1.0 if self.buckets else 0.5 / max(1.0, self.window**0.5)))
+        self._changed.set()
+
+    def saw(self, status: int, headers: Mapping[str, str]) -> None:
+        """Learn from one HTTP response, a refused or failed one too."""
+        now = self._clock()
+        for name, header in DIMENSIONS.items():
+            limit = _number(headers.get(f"anthropic-ratelimit-{header}-limit"))
+            remaining = _number(headers.get(f"anthropic-ratelimit-{header}-remaining"))
+            if limit and remaining is not None:
+                self.buckets[name] = Bucket(limit, remaining, now)
+        if status == 429:
+            self._slow_down(now, _number(headers.get("retry-after")))
+        self._changed.set()
+
+    def _slow_down(self, now: float, retry_after: float | None) -> None:
+        wait = 1.0 if retry_after is None else retry_after
+        self.paused_until = max(self.paused_until, now + wait)
+        if now >= self._calm_until:
+            self.window = max(1.0, self.window * (0.8 if self.buckets else 0.5))
+            self._calm_until = now + max(wait, 1.0)
+
+    def _delay(self, cost: Cost) -> float:
+        """Seconds until a call of this cost may leave; 0 if now."""
+        now = self._clock()
+        if len(self.flying) >= int(self.window):
+            return 1.0  # woken earlier by the next call that ends
+        waits = [self.paused_until - now]
+        for name, bucket in self.buckets.items():
+            bucket.refill(now)
+            owed = sum(c.output for c in self.flying.values()) if name == "output" else 0.0
+            waits.append(bucket.wait(getattr(cost, name) + owed + 0.01 * bucket.limit))
+        return max(0.0, *waits)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,192 @@
+"""Self-improvement: the student's own weights, shown the privileged state, correct the student, one step at a time.
+
+The teacher is served by the student's own server. It reads what the student read, up to the step, then the privileged state, and
+answers in the student's own form. A first answer that cannot be used is drawn again, once, with another seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from leap_ray.config import DomainConfig, TeacherConfig
+from leap_ray.envs.base import PrivilegedState, load_domain
+from leap_ray.policy import Completer, Parsed, Prompter, View, parse
+from leap_ray.prompts import folder_hash, render
+from leap_ray.teachers.actions import fit
+from leap_ray.teachers.answers import Draft, Reading
+from leap_ray.teachers.choose import Verdict, choose
+from leap_ray.teachers.prompted import TELLING, AnnotationCheck, Check
+from leap_ray.types import Correction, Episode, Outcome, Sampling, digest
+
+TRIES = 2
+ANSWER = 128  # tokens of a reason and an action
+
+
+class TooLong(Exception):
+    """A prompt that does not fit the student's context: privileged state makes it longer than the student's own."""
+
+
+class Hindsight:
+    """Prompts of the student's own conversation with something added to its last message."""
+
+    def __init__(self, prompter: Prompter, domains: Sequence[DomainConfig]) -> None:
+        self.prompter = prompter
+        classes = {cls.domain: cls for cls in (load_domain(domain.name) for domain in domains)}
+        self.facts = {name: cls.domain_facts for name, cls in classes.items()}
+        self.multiline = {name: cls.multiline for name, cls in classes.items()}
+
+    def messages(self, episode: Episode, t: int) -> list[dict[str, str]]:
+        """The chat messages of step t's prompt, as text."""
+        steps, facts = episode.steps, self.facts.get(episode.task.domain, "")
+        past = tuple((step.observation, step.action) for step in steps[:t])
+        if self.prompter.dialect != "chat":
+            view = View(episode.instruction, past, steps[t].observation, steps[t].candidates, facts)
+            return [{"role": "user", "content": self.prompter.first_message(view)}]
+        view = View(episode.instruction, (), steps[0].observation, steps[0].candidates, facts)
+        messages = [{"role": "user", "content": self.prompter.first_message(view)}]
+        for before, step in zip(steps[:t], steps[1 : t + 1]):
+            said = before.text or render("chat/completion.j2", reason=before.reason, action=before.action)
+            shown = step.candidates if self.prompter.show_candidates else ()
+            turn = render("chat/turn.j2", observation=step.observation, candidates=shown).strip()
+            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": turn}]
+        return messages
+
+    def ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a chat whose next turn is the model's."""
+        tokenizer = self.prompter.tokenizer
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def with_last(self, episode: Episode, t: int, template: str, **values: Any) -> list[int]:
+        """Step t's prompt with its last message put into a template of `prompts/teacher`."""
+        *before, last = self.messages(episode, t)
+        content = render(f"teacher/{template}", prompt=last["content"], **values).strip()
+        return self.ids([*before, {**last, "content": content}])
+
+    def parse(self, episode: Episode, ids: tuple[int, ...]) -> Parsed:
+        """Reason and action of a completion."""
+        text = self.prompter.text(ids)
+        return parse(text, self.prompter.dialect, self.multiline.get(episode.task.domain, False))
+
+
+class SelfTeacher:
+    """The student as its own teacher (LEAP, self-improvement)."""
+
+    def __init__(
+        self,
+        student: Completer,
+        prompter: Prompter,
+        config: TeacherConfig,
+        domains: Sequence[DomainConfig],
+        *,
+        seed: int = 0,
+        max_length: int = 4096,
+    ) -> None:
+        self.student = student
+        self.max_length = max_length  # tokens of the server's context
+        self.config = config
+        self.hindsight = Hindsight(prompter, domains)
+        self.seed = seed
+        self.name = f"{config.kind}/{config.privilege:g}"
+
+    async def correct(self, episode: Episode, privileged: PrivilegedState) -> Correction:
+        """One StepCorrection per step; the policy that played the episode corrects it."""
+        began = time.perf_counter()
+        check = Check(episode, privileged, self.config.privilege < TELLING)
+        steps = range(len(episode.steps))
+        verdicts = await asyncio.gather(*(self._if_it_fits(episode, t, privileged, check) for t in steps))
+        chosen = choose(
+            verdicts,
+            episode.steps,
+            correct=self.config.correct,
+            recovery=self.config.recovery,
+            repeats=self.config.repeats,
+        )
+        seconds = time.perf_counter() - began
+        return Correction(
+            episode.id, self.name, self.summary(verdicts), chosen, folder_hash("teacher"), seconds=seconds
+        )
+
+    async def annotate(self, episode: Episode) -> Episode:
+        """The demonstration with the base student's reason for each action, asked from what was seen up to it."""
+        check = AnnotationCheck(episode)
+        reasons = await asyncio.gather(*(self._reason(episode, t, check) for t in range(len(episode.steps))))
+        steps = (dataclasses.replace(s, reason=reason or s.reason) for s, reason in zip(episode.steps, reasons))
+        return dataclasses.replace(episode, steps=tuple(steps))
+
+    async def close(self) -> None:
+        """The student's server belongs to the run."""
+
+    def summary(self, verdicts: Sequence[Verdict]) -> str:
+        """A sentence on the episode, for people."""
+        wrong = sum(verdict.outcome is Outcome.CORRECTED for verdict in verdicts)
+        return f"The student, told what is hidden, would act otherwise at {wrong} of {len(verdicts)} steps."
+
+    async def _if_it_fits(self, episode: Episode, t: int, privileged: PrivilegedState, check: Check) -> Verdict:
+        try:
+            return await self._verdict(episode, t, privileged, check)
+        except TooLong as error:
+            return Verdict(Outcome.FAILED, detail=str(error))
+
+    async def _verdict(self, episode: Episode, t: int, privileged: PrivilegedState, check: Check) -> Verdict:
+        prompt = self.hindsight.with_last(
+            episode, t, "self.j2", privileged=privileged.rendering, privilege=self.config.privilege
+        )
+        problem = Verdict(Outcome.UNPARSED)
+        for attempt in range(TRIES):
+            said = await self._say(episode, t, prompt, f"self/{attempt}")
+            checked = check(_reading(t, said), (t,))
+            if t in checked.verdicts:
+                return checked.verdicts[t]
+            problem = checked.problems[t]
+        return problem
+
+    async def _reason(self, episode: Episode, t: int, check: Check) -> str:
+        try:
+            return await self._why(episode, t, check)
+        except TooLong:
+            return ""
+
+    async def _why(self, episode: Episode, t: int, check: Check, action: str | None = None) -> str:
+        """The reason for a given action, from what was seen; "" if none passes the check."""
+        action = episode.steps[t].action if action is None else action
+        prompt = self.hindsight.with_last(episode, t, "why.j2", action=action)
+        for attempt in range(TRIES):
+            said = await self._say(episode, t, prompt, f"why/{attempt}")
+            if said.reason and t in check(_reading(t, Parsed(said.reason, action)), (t,)).verdicts:
+                return said.reason
+        return ""
+
+    async def _say(self, episode: Episode, t: int, prompt: list[int], what: str) -> Parsed:
+        self._check_length(prompt)
+        policy = "base" if episode.policy.startswith("expert:") else episode.policy
+        name = f"{episode.id}-teacher/{t}-{what.replace('/', '-')}"
+        sampling = Sampling(
+            temperature=self.config.temperature,
+            max_tokens=ANSWER,
+            stop=(self.hindsight.prompter.end_id,),
+        )
+        seed = int(digest(self.seed, name, length=7), 16)
+        completion = await self.student.complete(prompt, sampling, seed, policy, name)
+        return self.hindsight.parse(episode, completion.ids)
+
+    def _check_length(self, prompt: Sequence[int]) -> None:
+        room = self.max_length - len(prompt)
+        if room < ANSWER:
+            raise TooLong(f"the teacher's prompt has {len(prompt)} tokens, the student's context {self.max_length}")
+
+
+def _reading(t: int, said: Parsed) -> Reading:
+    if not said.action:
+        return Reading(trouble="the answer held no action.")
+    return Reading(drafts={t: Draft(said.reason, said.action)})
+
+
+def candidates_of(episode: Episode, t: int, actions: Sequence[str]) -> tuple[str, ...]:
+    """Those of the actions that are available at step t, each once, in the candidates' spelling."""
+    fitting = (fit(action, episode.steps[t].candidates) for action in actions if action)
+    return tuple(dict.fromkeys(action for action in fitting if action))
