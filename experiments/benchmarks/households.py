@@ -13,7 +13,7 @@ import random
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -34,7 +34,7 @@ from leap_ray.envs.alfworld.world import KINDS, World, kind_of
 from leap_ray.envs.base import Expert
 from leap_ray.errors import UserError
 
-Source = Iterable[Callable[[], tuple[dict[str, Any], dict[str, Any]]]]  # makes game.tw-pddl and traj_data.json
+Source = Sequence[Callable[[], tuple[dict[str, Any], dict[str, Any]]]]  # makes game.tw-pddl and traj_data.json
 LIMITS = (20, 30, 50)  # actions: the official evaluation's, its configuration's, ReAct's
 
 
@@ -65,17 +65,17 @@ def main(args: Args) -> None:
         for size in args.sizes:
             columns[f"size {size}"] = generated_games(size, args.games, seed=args.seed)
         figures = {
-            name: look_at(track(list(source), name, console=console), Path(scratch) / "cache", args.random_actions)
+            name: look_at(track(source, name, console=console), Path(scratch) / "cache", args.random_actions)
             for name, source in columns.items()
         }
     console.print(_table(figures))
     print(json.dumps({name: {k: round(v, 4) for k, v in row.items()} for name, row in figures.items()}))
 
 
-def real_games(folder: Path, count: int, *, seed: int) -> Source:
-    """A sample of the training games, spread over the task types."""
+def real_games(folder: Path, count: int, *, seed: int, panel: str = "train") -> Source:
+    """A sample of the panel's games, spread over the task types."""
     games = find_games(folder, folder / "cache")
-    paths = [games.path(task) for task in games.panel("train").sample(count, seed).tasks]
+    paths = [games.path(task) for task in games.panel(panel).sample(count, seed).tasks]
     return [lambda path=path: read_game(path) for path in paths]
 
 
