@@ -51,7 +51,7 @@ class Summary:
         lines += [f"  unpacked {name}" for name in self.unpacked]
         for split in SPLITS:
             kinds = self.counts.get(split, {})
-            detail = ", ".join(f"{kind} {kinds[kind]}" for kind in TYPES if kind in kinds)
+            detail = ", ".join(f"{short} {kinds[kind]}" for short, kind in KINDS.items() if kind in kinds)
             lines.append(f"  {split:<12} {sum(kinds.values()):>5}  {detail or 'none here'}")
         lines += [f"  skipped {count}: {reason}" for reason, count in sorted(self.skipped.items())]
         return "\n".join(lines)

@@ -248,3 +248,27 @@ def test_grammar_is_the_newer_dialect(households):
 def test_real_grammar_is_the_newer_dialect(alfworld_data):
     path = real_games(alfworld_data, 1)[0]
     assert 'template :: \\"move {o} to {r}\\"' in (path / "game.tw-pddl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Your task is to: ", "Your task is to: caf\\u00e9, "),  # an escape in the task line
+        ("Your task is to: ", "Your task is to:   "),  # blanks, which the parser treats in its own way
+        ('"task": [\n            {\n', '"task": [\n            {"weight": 1,\n'),  # a task line in another form
+    ],
+)
+def test_other_task_lines_equal_stock(households, cache, old, new):
+    grammar = households[0].game["grammar"].replace(old, new)
+    assert grammar != households[0].game["grammar"]
+    payload = {**households[0].game, "grammar": grammar}
+    engine = AlfworldEngine(cache)
+    engine.load(payload)
+    assert answer(engine, None) == Stock(payload).answer(None)
+
+
+def test_games_with_one_grammar_share_it(households, cache):
+    first, second = (compiled_game(game.game, cache) for game in households[:2])
+    assert first.grammar.rules["look.feedback"] is second.grammar.rules["look.feedback"]
+    assert first.grammar.rules["task"] != second.grammar.rules["task"]
+    assert compiled_game(households[0].game, cache) is first
