@@ -52,7 +52,7 @@ class Summary:
         for split in SPLITS:
             kinds = self.counts.get(split, {})
             detail = ", ".join(f"{short} {kinds[kind]}" for short, kind in KINDS.items() if kind in kinds)
-            lines.append(f"  {split:<12} {sum(kinds.values()):>5}  {detail or 'none here'}")
+            lines.append(f" {split:<12}{sum(kinds.values()):>5}  {detail or 'none here'}")
         lines += [f"  skipped {count}: {reason}" for reason, count in sorted(self.skipped.items())]
         return "\n".join(lines)
 
