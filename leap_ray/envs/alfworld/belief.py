@@ -24,6 +24,7 @@ DONE = (
     (re.compile(r"You (clean|heat|cool) the ([a-z]+ \d+) using the ([a-z]+ \d+)\."), "{0} {1} with {2}"),
     (re.compile(r"You turn on the ([a-z]+ \d+)\."), "use {0}"),
 )
+FAR_FETCHED = 0.05  # of the best place's odds: below that, looking there first is a mistake
 FOREVER = 10**6
 
 
@@ -95,9 +96,10 @@ class Belief(World):
         return [p for p in self.spots if p not in self.known]
 
     def plausible(self, thing: str) -> list[str]:
-        """Unseen places that such a thing may be in: of a kind that keeps it; every unseen place once those are used up."""
-        unseen = self.unseen()
-        return [p for p in unseen if self.odds(thing, p) > 0] or unseen
+        """Unseen places where one may look for such a thing: those not far less likely than the best one left."""
+        odds = {p: self.odds(thing, p) for p in self.unseen()}
+        best = max(odds.values(), default=0.0)
+        return [p for p in odds if odds[p] >= FAR_FETCHED * best]
 
     def effort(self, place: str) -> int:
         """Actions until the contents are seen."""
