@@ -36,13 +36,23 @@ def model(kind: str = "llama", lora: bool = False, seed: int = 0):
     torch.manual_seed(seed)
     made = AutoModelForCausalLM.from_config(CONFIGS[kind](), attn_implementation="sdpa", dtype=torch.float32)
     if lora:
-        settings = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+        settings = LoraConfig(
+            r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
+        )
         made = get_peft_model(made, settings)
     return made
 
 
 def example(name: str, prompt, response, rejected=(), task: str = "t", **more) -> Example:
-    return Example(name, Task("toy", task, "train"), more.pop("iteration", 0), tuple(prompt), tuple(response), tuple(rejected), **more)
+    return Example(
+        name,
+        Task("toy", task, "train"),
+        more.pop("iteration", 0),
+        tuple(prompt),
+        tuple(response),
+        tuple(rejected),
+        **more,
+    )
 
 
 def episodes(count: int = 6, steps: int = 4, seed: int = 0, **more) -> list[Example]:
