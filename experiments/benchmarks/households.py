@@ -1,8 +1,9 @@
 """Generated households beside real ALFWorld games: size, words, candidate actions, and how the experts fare.
 
 One column of real training games, one for each size of the dial; size 5 is meant to be like the real ones. Every game is played
-on the real engine by the demonstrator (explores, knows only what it saw) and by the oracle (facts), the latter once more after
-random actions. Times are wall milliseconds of this process, translation included in `load`; real games come with no cache.
+on the real engine by the demonstrator (explores, knows only what it saw), by alfworld's handcoded explorer and by the oracle
+(facts), the latter once more after random actions. Times are wall milliseconds of this process; `load` includes translation,
+except for real games that were translated before.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from leap_ray.envs.alfworld import inventories
 from leap_ray.envs.alfworld.data import find_games
 from leap_ray.envs.alfworld.engine import AlfworldEngine, read_game
 from leap_ray.envs.alfworld.experts import Demonstrator, Oracle
+from leap_ray.envs.alfworld.handcoded import Handcoded
 from leap_ray.envs.alfworld.households import REAL, make_game
 from leap_ray.envs.alfworld.world import KINDS, World, kind_of
 from leap_ray.envs.base import Expert
@@ -104,7 +106,9 @@ def look_at(source: Source, cache: Path, random_actions: int = 15) -> dict[str, 
         rows["make_ms"].append((made - before) * 1000)
         rows["load_ms"].append((time.perf_counter() - made) * 1000)
         types |= _describe(engine, rows)
-        _demonstrate(engine, rows)
+        _explore(engine, rows, "demonstrator", Demonstrator(engine))
+        engine.reset()
+        _explore(engine, rows, "handcoded", Handcoded(engine, task=str(number), seed=0))
         _ask_oracle(engine, rows, 0, random.Random(number))
         _ask_oracle(engine, rows, random_actions, random.Random(number))
     known = {t.lower() for room in inventories.load().rooms.values() for t in (*room.receptacles, *room.objects)}
@@ -126,18 +130,18 @@ def _describe(engine: AlfworldEngine, rows: dict[str, list[float]]) -> set[str]:
     return {kind_of(name) for name in (*world.spots, *world.inside)}
 
 
-def _demonstrate(engine: AlfworldEngine, rows: dict[str, list[float]]) -> None:
-    expert, steps = Demonstrator(engine), 0
-    for action in _decisions(engine, expert, max(LIMITS), rows["demonstrator_ms"]):
+def _explore(engine: AlfworldEngine, rows: dict[str, list[float]], name: str, expert: Expert) -> None:
+    """Let an expert that has to look for things play, and note how it went and what there was to read."""
+    steps = 0
+    for action in _decisions(engine, expert, max(LIMITS), rows[f"{name}_ms"]):
         rows["candidates"].append(len(engine.admissible))
         engine.step(action)
         rows["observation"].append(len(engine.observation))
         steps += 1
     for limit in LIMITS:
-        rows[f"demonstrator_won_{limit}"].append(engine.won and steps <= limit)
-    rows["demonstrator_won"].append(engine.won)
+        rows[f"{name}_won_{limit}"].append(engine.won and steps <= limit)
     if engine.won:
-        rows["demonstrator_steps"].append(steps)
+        rows[f"{name}_steps"].append(steps)
 
 
 def _ask_oracle(engine: AlfworldEngine, rows: dict[str, list[float]], disturbed: int, rng: random.Random) -> None:

@@ -28,6 +28,14 @@ FAR_FETCHED = 0.05  # of the best place's odds: below that, looking there first 
 FOREVER = 10**6
 
 
+def action_told(observation: str) -> str | None:
+    """The action that an observation says was done; None if it tells of none that changes anything."""
+    for pattern, action in DONE:
+        if done := pattern.search(observation):
+            return action.format(*done.groups())
+    return None
+
+
 class Belief(World):
     """A World that grows with what is observed."""
 
@@ -47,9 +55,8 @@ class Belief(World):
         if room := ROOM.search(observation):
             for place in re.findall(ARTICLE, room[1]):
                 self.spots.setdefault(place, place)
-        for pattern, action in DONE:
-            if done := pattern.search(observation):
-                self._did(action.format(*done.groups()))
+        if action := action_told(observation):
+            self._did(action)
         self._reach(candidates)
         for on, within, things in CONTENTS.findall(observation):
             self._look_into(on or within, re.findall(ARTICLE, things), openable=bool(within))

@@ -5,6 +5,7 @@
   hidden thing's own place where a student could have thought of it, with a reason a student could have given; 1 walks straight
   to it and says so; between them every decision is drawn from the two neighbours
 - oracle: the next best action from the facts alone; planner: textworld's fast-downward, a slow cross-check
+- handcoded: alfworld's own exploring expert, for comparison with published results
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from leap_ray.envs.base import Advice, Expert, TextEnv
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.types import digest
 
-KNOWN = ("demonstrator", "teacher", "oracle", "planner")
+KNOWN = ("demonstrator", "teacher", "oracle", "planner", "handcoded")
 LEVELS = (0.0, 0.5, 1.0)  # degrees of privilege that have a behaviour of their own
 
 
@@ -139,7 +140,7 @@ def _secret_reason(move: Move) -> str:
 
 
 def make(kind: str, env: TextEnv, *, privilege: float = 0.5, seed: int = 0) -> Expert:
-    """An expert for the environment's present episode: demonstrator, teacher, oracle or planner.
+    """An expert for the environment's present episode: demonstrator, teacher, oracle, planner or handcoded.
 
     Raises UserError for another kind, and PrivilegeError where one that uses privileged facts is asked for on a task that is
     not of a training panel.
@@ -159,4 +160,8 @@ def make(kind: str, env: TextEnv, *, privilege: float = 0.5, seed: int = 0) -> E
     engine: Any = getattr(env, "engine")  # noqa: B009 -- only ALFWorld's environments have one
     if kind == "teacher":
         return SymbolicExpert(engine, privilege=privilege, seed=seed, task=env.task.id)
+    if kind == "handcoded":
+        from leap_ray.envs.alfworld.handcoded import Handcoded
+
+        return Handcoded(engine, task=env.task.id, seed=seed)
     return {"demonstrator": Demonstrator, "oracle": Oracle, "planner": Planner}[kind](engine)

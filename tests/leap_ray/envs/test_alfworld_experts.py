@@ -25,6 +25,7 @@ from leap_ray.envs.alfworld.experts import (
     plain_advice,
 )
 from leap_ray.envs.alfworld.explorer import explore
+from leap_ray.envs.alfworld.handcoded import Handcoded
 from leap_ray.envs.alfworld.households import make_game
 from leap_ray.envs.alfworld.planning import Move, plan
 from leap_ray.envs.alfworld.world import KINDS, Goal, World
@@ -80,6 +81,25 @@ def win(engine: AlfworldEngine, expert: Any, limit: int = 50) -> int:
     steps = sum(1 for _ in play(engine, expert, limit))
     assert engine.won
     return steps
+
+
+def test_the_handcoded_expert_wins_and_leaves_luck_as_it_was(engine: AlfworldEngine):
+    won = []
+    random.seed(1)
+    luck = random.getstate()
+    for seed in (45, 46):
+        for kind in KINDS:
+            start(engine, seed, kind)
+            expert = Handcoded(engine, task=f"{kind}{seed}", seed=0)
+            for _ in range(60):
+                advice = expert.advise() if not engine.won else None
+                if advice is None:
+                    break
+                assert advice.action in engine.admissible
+                engine.step(advice.action)
+            won.append(engine.won)
+    assert sum(won) >= 11
+    assert random.getstate() == luck
 
 
 class Blindfold:
@@ -365,13 +385,13 @@ def test_a_belief_holds_only_what_was_said(engine: AlfworldEngine):
 def test_experts_with_privileged_facts_are_for_training_tasks_only(homes: HouseholdsEnv):
     valid, train = (homes.panel(name).tasks[0] for name in ("valid", "train"))
     homes.reset(options={"task": valid})
-    for kind, privilege in (("teacher", 0.25), ("teacher", 1), ("oracle", 0), ("planner", 0)):
+    for kind, privilege in (("teacher", 0.25), ("teacher", 1), ("oracle", 0), ("planner", 0), ("handcoded", 0)):
         with pytest.raises(PrivilegeError, match=valid.id):
             homes.expert(kind, privilege=privilege)
     for kind in ("demonstrator", "teacher"):
         assert homes.expert(kind, privilege=0).advise()
     homes.reset(options={"task": train})
-    for kind in ("demonstrator", "teacher", "oracle", "planner"):
+    for kind in ("demonstrator", "teacher", "oracle", "planner", "handcoded"):
         assert homes.expert(kind).advise()
     with pytest.raises(UserError, match=r"'wizard'.*demonstrator, teacher, oracle, planner"):
         homes.expert("wizard")
