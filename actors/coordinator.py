@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import ray
 from actors import gather
 from actors.dataset import write_examples
 from actors.environment import EnvironmentPool, PromptSettings
-from actors.learner import train
+from actors.learner import PROGRESS, train
 from actors.student import StudentPool
 from actors.teacher import start_teacher
 from leap_ray.config import DomainConfig, RunConfig
@@ -27,7 +30,9 @@ from leap_ray.envs.base import load_domain, make_env
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
-from leap_ray.learning.model import materialize, probe_logprobs
+from leap_ray.learning.loop import read_progress
+from leap_ray.learning.model import probe_logprobs
+from leap_ray.learning.sources import materialize
 from leap_ray.metrics import Metrics
 from leap_ray.policy import Prompter
 from leap_ray.progress import Board
@@ -36,8 +41,6 @@ from leap_ray.tasks import Panel
 from leap_ray.types import Correction, Episode, Sampling, digest
 
 PROBE_EPISODES = 4  # of each domain
-# Mean difference in nats per token between two correct implementations: about 5e-5 in float32 and 1e-2 in bfloat16.
-PROBE_TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2, "float16": 2e-2}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Coordinator:
         self.board.say(f"student {config.student.model} is starting ({config.student.replicas} server(s))")
         rank = config.learner.rank if config.learner.method == "lora" else 0
         register = str(self.run.path.absolute() / "served")
-        self.student = await asyncio.to_thread(StudentPool.start, config.student, max_rank=rank, register=register)
+        self.student = await asyncio.to_thread(StudentPool.start, config.student, lora_rank=rank, registry=register)
         for domain in config.domains:
             self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
             env = make_env(domain.name, domain.settings)
@@ -169,20 +172,20 @@ class Coordinator:
             for i in range(iteration + 1)
             for domain in self.config.domains
         ]
-        with self.board.stage(f"iteration {iteration}: training ({objective})", 0) as bar:
+        output = self.run.path / stage
+        with self._training_shown(f"iteration {iteration}: training ({objective})", output / PROGRESS):
             result = train(
                 ray.data.read_parquet([str(f) for f in folders if any(f.glob("*.parquet"))]),
                 model=self.config.student.model,
                 init_from=before.path,
-                output=policy.path,
+                output=output,
                 config=self.config.learner,
                 objective=objective,
                 seed=self.config.seed + iteration,
-                storage=self.run.path / stage / "ray-train",
+                storage=output / "ray-train",
                 adapter_name=policy.name,
-                on_progress=lambda done, total, figures: _show(bar, done, total, figures),
             )
-        self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics})
+        self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})
         self.metrics.log("train", iteration, result.metrics)
         return policy
 
@@ -211,11 +214,31 @@ class Coordinator:
 
     # What the stages share -------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _training_shown(self, title: str, progress: Path) -> Iterator[None]:
+        """The learner's progress file on the board, read by a thread: training itself blocks the driver."""
+        ended = threading.Event()
+
+        def follow() -> None:
+            with self.board.stage(title, 0) as bar:
+                while not ended.wait(1.0):
+                    for line in read_progress(progress)[bar.done :]:
+                        bar.total = line["steps"]
+                        bar.advance(note=f"loss {line['loss']:.3f}, {line['tokens_per_second']:.0f} tokens/s")
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
     def policy(self, iteration: int) -> Policy:
         """What that iteration trains, under a name never used for other weights: it hashes all that they are computed from."""
         label = "-".join(d.name.split(":")[-1] for d in self.config.domains)
         name = f"{label}-iter{iteration}-{digest(self.config.hash, iteration, length=8)}"
-        return Policy(name, self.run.path / f"iter-{iteration}" / "train" / "student")
+        return Policy(name, self.run.path / f"iter-{iteration}" / "train" / "weights")
 
     def plan(self, domain: DomainConfig, panel: Panel, seeds: tuple[int, ...], evaluating: bool = True) -> gather.Plan:
         """How a panel of this domain is played."""
@@ -241,16 +264,13 @@ class Coordinator:
         """Serve the policy on every replica, and prove that they run its weights before anyone plays with them."""
         if policy.path is None or policy.name == self._serving:
             return
-        load = self.student.load_adapter if self.config.learner.method == "lora" else self.student.load_weights
-        await asyncio.to_thread(load, policy.name, str(policy.path))
+        await self.student.load(policy.name, policy.path, self.config.learner.method)
         prompts, completions = self._probe_texts()
         expected = await _probe.remote(self.config, policy.path, prompts, completions)
-        tolerance = PROBE_TOLERANCE[self.config.student.dtype]
-        probes = await asyncio.to_thread(self.student.probe, policy.name, prompts, completions, expected, tolerance)
+        worst = await self.student.probe(policy.name, prompts, completions, expected)
         self._serving = policy.name
-        for probe in probes:
-            self.board.say(str(probe))
-            self.metrics.log("probe", self._iteration, dataclasses.asdict(probe))
+        self.metrics.log("probe", self._iteration, {"policy": policy.name, "worst": worst})
+        self.board.say(f"{policy.name} is served; the server's log-probabilities are within {worst:.2g} nats of the learner's")
 
     def _probe_texts(self) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts and completions that the student was trained on: there, new weights differ most from old ones."""

@@ -13,7 +13,8 @@ import ray
 
 from actors.environment import PromptSettings
 from leap_ray.learning.examples import from_correction, from_demonstration
-from leap_ray.types import Correction, Episode, from_json, to_json, to_plain
+from leap_ray.learning.rows import to_record
+from leap_ray.types import Correction, Episode, from_json, to_json
 
 # A process of Ray Data keeps its tokenizer between tasks.
 _prompter = cache(PromptSettings.load)
@@ -44,7 +45,7 @@ def write_examples(
 
 def _examples(row: dict[str, Any], prompts: PromptSettings, iteration: int) -> list[dict[str, Any]]:
     episode = from_json(Episode, row["episode"])
-    return [to_plain(example) for example in _examples_of(episode, row["correction"], prompts, iteration)]
+    return [to_record(example) for example in _examples_of(episode, row["correction"], prompts, iteration)]
 
 
 def _examples_of(episode: Episode, correction: str, prompts: PromptSettings, iteration: int) -> Iterator[Any]:

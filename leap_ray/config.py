@@ -171,7 +171,9 @@ class RunConfig:
     @property
     def hash(self) -> str:
         """Names what is computed: everything but the name and the trackers."""
-        return digest({k: v for k, v in to_plain(self).items() if k not in ("name", "trackers", "min_free_gib")})
+        # Through `from_plain`, so that a default written `1` and a file's `1.0` are the same number.
+        plain = to_plain(from_plain(RunConfig, to_plain(self)))
+        return digest({k: v for k, v in plain.items() if k not in ("name", "trackers", "min_free_gib")})
 
 
 def check(config: RunConfig) -> None:

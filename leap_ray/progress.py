@@ -38,7 +38,7 @@ class Stage:
         self.done += count
         self.note = self.note if note is None else note
         if self._board.bars is not None and self._bar is not None:
-            self._board.bars.update(self._bar, completed=self.done, note=self._rate())
+            self._board.bars.update(self._bar, completed=self.done, total=self.total, note=self._rate())
         elif time.monotonic() - self._printed > LINE_EVERY:
             self.print()
 

@@ -12,6 +12,7 @@ import string
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import gymnasium
@@ -102,6 +103,15 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     @abstractmethod
     def panel(self, name: str) -> Panel:
         """The named panel of tasks. Raises UserError naming the panels there are."""
+
+    def resolve_panel(self, name: str) -> Panel:
+        """The named panel, or the one of a panel file (`….json`), whose ids must all be in the panel it names."""
+        if not name.endswith(".json"):
+            return self.panel(name)
+        written = Panel.load(Path(name))
+        if written.domain != self.domain:
+            raise UserError(f"panel file {name} is of domain {written.domain!r}, not {self.domain!r}")
+        return self.panel(written.name).choose([task.id for task in written.tasks])
 
     @abstractmethod
     def reset(

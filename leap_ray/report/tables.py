@@ -30,7 +30,9 @@ def evaluation_table(run: Path) -> Table:
         raise UserError(f"{run} holds no finished evaluation yet")
     kinds = sorted({kind for _, _, r in rows for kind in r["kinds"]})
     parts = list(dict.fromkeys(part for _, _, r in rows for part in r["parts"]))
-    table = Table(title=f"{run.name}: evaluation", caption="success %: 95 % Wilson interval; per kind: success % (episodes)")
+    table = Table(
+        title=f"{run.name}: evaluation", caption="success %: 95 % Wilson interval; per kind: success % (episodes)"
+    )
     for title in ("policy", "domain", "panel", "n", "success %", "score", "actions", "when won", "invalid %"):
         table.add_column(title, justify="left" if title in ("policy", "domain", "panel") else "right", no_wrap=True)
     for title in [*(PART_TITLES.get(p, p) for p in parts), *(short(k) for k in kinds)]:
@@ -51,7 +53,16 @@ def evaluation_table(run: Path) -> Table:
 def gathering_table(run: Path) -> Table:
     """What each iteration's data came from, and what became of every failed episode's steps."""
     table = Table(title="data")
-    for title in ("iteration", "domain", "episodes", "success %", "failed", "corrected", "examples", "steps by outcome"):
+    for title in (
+        "iteration",
+        "domain",
+        "episodes",
+        "success %",
+        "failed",
+        "corrected",
+        "examples",
+        "steps by outcome",
+    ):
         table.add_column(title, justify="left" if title in ("iteration", "domain", "steps by outcome") else "right")
     for stage in ("demonstrations", "rollouts"):
         for iteration, domain, r in results(run, stage):

@@ -101,8 +101,8 @@ def test_every_failed_episode_is_corrected_or_counted(undisturbed):
 def test_every_adapter_passed_the_probe_and_evaluations_name_it(undisturbed):
     events = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     probes = [e for e in events if e["event"] == "probe"]
-    assert len({p["name"] for p in probes}) == 2
-    assert all(p["mean"] <= p["tolerance"] for p in probes)
+    assert len({p["policy"] for p in probes}) == 2
+    assert all(0 < p["worst"] < 1e-2 for p in probes)
     for iteration in range(2):
         evaluation = json.loads((undisturbed / f"iter-{iteration}/evaluate/households/done.json").read_text())
         train = json.loads((undisturbed / f"iter-{iteration}/train/done.json").read_text())
@@ -131,7 +131,7 @@ def test_killed_at_every_stage_it_ends_as_if_undisturbed(config, undisturbed, tm
     run, log = tmp_path / "run", tmp_path / "log"
     kill_when(config, run, log, lambda: lines(run / ROLLOUTS / "episodes.jsonl") >= 1)
     kill_when(config, run, log, lambda: lines(run / ROLLOUTS / "corrections.jsonl") >= 2)
-    kill_when(config, run, log, lambda: lines(run / "iter-1/train/student/progress.jsonl") >= 1)
+    kill_when(config, run, log, lambda: lines(run / "iter-1/train/progress.jsonl") >= 1)
     assert not (run / "iter-1/train/done.json").exists()
     finish(config, run, log)
     assert episode_keys(run) == episode_keys(undisturbed)
