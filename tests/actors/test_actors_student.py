@@ -1,0 +1,192 @@
+"""The student server on real weights: completions, log-probabilities, adapters, full weights, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from actors import engine
+from actors.student import StudentPool
+from leap_ray.errors import UserError
+from leap_ray.learning.model import probe_logprobs
+from leap_ray.serving import BASE, weights_name
+from leap_ray.types import Sampling
+
+SAMPLING = Sampling(temperature=0.8, max_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def pairs(prompter):
+    """Prompts with a completion each."""
+    return [
+        (prompter.start("put a mug in cabinet 1.").prompt(f"You see a mug and {n} plates.", ("take mug 1", "go to desk")),
+         prompter.completion_ids("The mug is here.", "take mug 1"))
+        for n in (2, 30)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded(student, adapters):
+    """Names of two adapters, loaded."""
+    names = [weights_name("test", i, folder) for i, folder in enumerate(adapters)]
+    for name, folder in zip(names, adapters):
+        asyncio.run(student.load(name, folder))
+    return names
+
+
+async def test_a_request_is_answered_once_and_the_same_again(student, pairs):
+    prompt = pairs[0][0]
+    first = await student.complete(prompt, SAMPLING, 1, BASE, "e1/0")
+    assert await student.complete(prompt, SAMPLING, 1, BASE, "e1/0") == first
+    assert (await student.complete(prompt, SAMPLING, 1, BASE, "e2/0")).ids == first.ids
+    others = await asyncio.gather(*(student.complete(prompt, SAMPLING, s, BASE, f"e{s}/0") for s in range(3, 9)))
+    assert len({other.ids for other in others}) > 1
+    with pytest.raises(Exception, match="was made before with another prompt"):
+        await student.complete(prompt, SAMPLING, 2, BASE, "e1/0")
+
+
+async def test_completions_end_as_they_should(student, pairs, prompter):
+    prompt = pairs[0][0]
+    cut = await student.complete(prompt, Sampling(0.8, max_tokens=3), 1, BASE, "cut/0")
+    assert (len(cut.ids), cut.finish) == (3, "length")
+    stop = await student.complete(prompt, Sampling(0.8, max_tokens=24, stop=cut.ids[1:2]), 1, BASE, "stop/0")
+    assert (stop.ids, stop.finish) == (cut.ids[:2], "stop")
+
+
+async def test_logprobs_are_the_models_own(student, pairs, student_folder):
+    prompts, completions = zip(*pairs)
+    expected = probe_logprobs(student_folder, None, prompts, completions, "float32")
+    for _ in range(2):  # the second time most of it is in the prefix cache
+        served = [await student.logprobs(p, c, BASE, "e/0") for p, c in pairs]
+        assert served == [pytest.approx(row, abs=2e-3) for row in expected]
+    drawn = await student.complete(prompts[0], SAMPLING, 5, BASE, "drawn/0")
+    assert len(drawn.logprobs) == len(drawn.ids)
+    again = await student.logprobs(prompts[0], list(drawn.ids), BASE, "drawn/0")
+    assert again == pytest.approx(drawn.logprobs, abs=2e-3)
+
+
+async def test_many_candidates_of_one_prompt_score_as_one_by_one(student, pairs, prompter):
+    prompt = pairs[0][0]
+    candidates = [prompter.completion_ids("The mug is here.", f"go to desk {n}") for n in range(8)]
+    together = await student.score(prompt, candidates, BASE, "scores")
+    alone = [await student.logprobs(prompt, c, BASE, "scores") for c in candidates]
+    assert together == [pytest.approx(row, abs=2e-3) for row in alone]
+
+
+async def test_every_adapter_passes_its_own_probe_and_no_other(student, pairs, student_folder, adapters, loaded):
+    prompts, completions = zip(*pairs)
+    expected = [probe_logprobs(student_folder, a, prompts, completions, "float32") for a in adapters]
+    for name, logprobs in zip(loaded, expected):
+        assert await student.probe(name, prompts, completions, logprobs) < 1e-2
+    report = await student.replicas[0].probe.remote(loaded[0], prompts, completions, expected[0], 1e-3)
+    assert report.passed
+    assert report.conclusive
+    with pytest.raises(UserError, match="does not run the weights just trained"):
+        await student.probe(loaded[0], prompts, completions, expected[1])
+
+
+async def test_policies_mix_in_one_batch(student, pairs, loaded):
+    prompt = pairs[1][0]
+    policies = [BASE, *loaded] * 2
+    mixed = await asyncio.gather(
+        *(student.complete(prompt, SAMPLING, 7, p, f"mix{i}/0") for i, p in enumerate(policies))
+    )
+    alone = [await student.complete(prompt, SAMPLING, 7, p, f"alone-{p}/0") for p in (BASE, *loaded)]
+    assert [m.ids for m in mixed] == [a.ids for a in alone] * 2
+    assert len({a.ids for a in alone}) == 3
+
+
+async def test_names_and_policies_that_are_wrong(student, pairs, adapters, loaded, tmp_path):
+    with pytest.raises(UserError, match="already names other weights"):
+        await student.load(loaded[0], adapters[1])
+    with pytest.raises(UserError, match=r"no weights at .*nowhere"):
+        await student.load("new", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no policy 'ghost'; it has base, test-iter0"):
+        await student.complete(pairs[0][0], SAMPLING, 1, "ghost", "ghost/0")
+    await student.unload(loaded[1])
+    with pytest.raises(UserError, match="has no policy"):
+        await student.complete(pairs[0][0], SAMPLING, 1, loaded[1], "gone/0")
+    await student.load(loaded[1], adapters[1])
+    assert (await student.stats())[0].policies == (BASE, *loaded)
+
+
+async def test_full_weights_take_the_place_of_the_first_and_go_again(student, pairs, student_folder, tmp_path):
+    prompts, completions = zip(*pairs)
+    folder = _scaled(student_folder, tmp_path / "full", 1.1)
+    expected = probe_logprobs(student_folder, folder, prompts, completions, "float32")
+    await student.load("full-1", folder, "full")
+    assert await student.probe("full-1", prompts, completions, expected) < 1e-2
+    with pytest.raises(UserError, match="has no policy 'base'"):
+        await student.complete(prompts[0], SAMPLING, 1, BASE, "full/0")
+    await student.restore_base()
+    untuned = probe_logprobs(student_folder, None, prompts, completions, "float32")
+    assert await student.probe(BASE, prompts, completions, untuned) < 1e-2
+
+
+def _scaled(model: Path, folder: Path, factor: float) -> Path:
+    """A copy of a model whose embeddings, and with them the tied output layer, are other ones."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir()
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"] * factor
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text((model / "config.json").read_text())
+    return folder
+
+
+async def test_stats_count(student, pairs):
+    before = (await student.stats())[0].requests
+    await student.complete(pairs[0][0], SAMPLING, 11, BASE, "count/0")
+    after = (await student.stats())[0]
+    assert after.requests == before + 1
+    assert 0 < after.prefix_hit_rate < 1
+    assert after.generation_tokens_per_s > 0
+    assert (after.running, after.waiting) == (0, 0)
+
+
+def test_what_cannot_start_is_refused_at_once(student_config, student_folder, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        StudentPool.start(dataclasses.replace(student_config, model=str(tmp_path / "nothing")), lora_rank=16)
+    with pytest.raises(UserError, match="max_length: 100000 is above"):
+        engine.check(dataclasses.replace(student_config, max_length=100_000), student_folder)
+    with pytest.raises(UserError, match="not enough memory"):
+        engine.check(dataclasses.replace(student_config, kv_cache_gib=5000), student_folder)
+    with pytest.raises(UserError, match="rank: 4096 is above"):
+        engine.settings(student_config, student_folder, 4096)
+
+
+@pytest.mark.slow
+async def test_a_replica_that_is_killed_comes_back_with_its_adapters(student, pairs, loaded):
+    prompt = pairs[0][0]
+    before = await student.complete(prompt, SAMPLING, 13, loaded[0], "before/0")
+    pid, servers = await student.replicas[0].__ray_call__.remote(_processes)
+    assert servers
+    os.kill(pid, signal.SIGKILL)
+    after = await student.complete(prompt, SAMPLING, 13, loaded[0], "after/0")
+    assert after.ids == before.ids
+    for server in servers:
+        _wait_until_gone(server)
+    assert ray.get(student.replicas[0].__ray_call__.remote(_processes))[0] != pid
+
+
+def _processes(actor) -> tuple[int, list[int]]:
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    return os.getpid(), [child.pid for child in children if "EngineCore" in " ".join(child.cmdline())]
+
+
+def _wait_until_gone(pid: int) -> None:
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the engine's process {pid} outlived its actor")
