@@ -64,11 +64,15 @@ def errands(world: World, goal: Goal) -> list[Move] | Want:
 
 
 def destination(world: World, goal: Goal) -> str | None:
-    """The one place that already holds a thing of a "two" task (the most of them); None while no place does."""
+    """The one place that already holds a thing of a "two" task (the most of them); None while no place does.
+
+    Of equals it is the one here for a full hand, and another one for an empty hand: the thing here is the one to carry there.
+    """
     if goal.kind != "two":
         return None
     counts = {p: len(world.within(p, goal.thing)) for p in world.places(goal.parent)}
-    best = max(counts, key=lambda p: (counts[p], world.spots[p] == world.at, -number_of(p)), default=None)
+    full = world.holds is not None
+    best = max(counts, key=lambda p: (counts[p], (world.spots[p] == world.at) == full, -number_of(p)), default=None)
     return best if best and counts[best] else None
 
 

@@ -351,6 +351,17 @@ def test_the_next_action_in_awkward_states(goal: Goal, state: dict[str, Any], ac
     assert (step.action if isinstance(step, Move) else step) == action
 
 
+@pytest.mark.parametrize("at", ["countertop 1", "cabinet 1", "cabinet 2", "fridge 1"])
+def test_two_things_in_two_right_places_are_brought_together(at: str):
+    goal = Goal("two", "mug", "cabinet")
+    home = world(at=at, inside={"mug 1": {"cabinet 1"}, "mug 2": {"cabinet 2"}}, closed={"cabinet 1", "cabinet 2"})
+    for _ in range(6):
+        step = plan(home, goal)
+        if isinstance(step, Move):
+            home.apply(step.action)
+    assert home.won(goal)
+
+
 def test_no_plan_is_an_answer_at_every_degree_of_privilege():
     stuck = world(holds="mug 1", accepts=set())
     goal = Goal("place", "apple", "fridge")
