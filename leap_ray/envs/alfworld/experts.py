@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from leap_ray.envs.alfworld.belief import Belief
-from leap_ray.envs.alfworld.explorer import acceptable, explore, look_into, reason_for, same_errand
+from leap_ray.envs.alfworld.explorer import acceptable, explore, look_into, move_of, reason_for, same_errand
 from leap_ray.envs.alfworld.planning import Move, Want, plan
 from leap_ray.envs.alfworld.world import Goal, World, kind_of
 from leap_ray.envs.base import Advice, Expert, TextEnv
@@ -35,6 +35,10 @@ class Demonstrator:
     def advise(self) -> Advice | None:
         self.belief.see(self.engine.observation, self.engine.admissible)
         return plain_advice(self.belief, self.goal, self.engine.admissible)
+
+    def explain(self, action: str) -> str:
+        """A reason for an acceptable action other than the advised one, in the state `advise` was last asked about."""
+        return reason_for(self.belief, self.goal, move_of(self.belief, self.goal, action))
 
 
 class Oracle:
@@ -59,13 +63,11 @@ class Planner:
         return Advice(steps[0], f"The shortest plan goes on with {steps[0]}.", frozenset(steps[:1])) if steps else None
 
 
-class SymbolicExpert:
+class SymbolicExpert(Demonstrator):
     """The teacher's judgement on one state, with a dial for how much privileged state it uses."""
 
     def __init__(self, engine: Any, *, privilege: float, seed: int, task: str) -> None:
-        self.engine = engine
-        self.goal = Goal.of(engine.metadata)
-        self.belief = Belief()
+        super().__init__(engine)
         self.privilege, self.seed, self.task = privilege, seed, task
 
     def advise(self) -> Advice | None:

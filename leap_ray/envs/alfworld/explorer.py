@@ -75,6 +75,22 @@ def same_errand(world: World, goal: Goal, move: Move, *, strict: bool = False) -
     return {way.action for way in ways if way.action.startswith("go to ") == going}
 
 
+def move_of(belief: Belief, goal: Goal, action: str) -> Move:
+    """What an acceptable action is for, so that it can be given a reason."""
+    step = errands(belief, goal)
+    for way in step if isinstance(step, list) else ():
+        if way.action == action:
+            return way
+    verb, _, rest = action.partition(" ")
+    if verb == "take":
+        thing, _, place = rest.partition(" from ")
+        return Move(action, "fetch", thing, place)
+    if verb == "use":
+        return Move(action, "light", rest)
+    wanted = step.thing if isinstance(step, Want) else goal.thing
+    return Move(action, "search", wanted, rest.removeprefix("to "))
+
+
 def reason_for(belief: Belief, goal: Goal, move: Move) -> str:
     """A short reason in the first person, from what was seen so far."""
     words = _REASONS[move.purpose](belief, goal, move)

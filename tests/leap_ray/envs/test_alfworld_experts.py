@@ -278,6 +278,25 @@ def test_after_an_action_that_did_nothing_the_reason_says_so(engine: AlfworldEng
         assert again and not again.reason.startswith("That did nothing.")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_acceptable_action_has_a_reason_of_its_own(engine: AlfworldEngine, kind: str):
+    rng = random.Random(kind)
+    for seed in (83, 84):
+        start(engine, seed, kind, 3)
+        expert = SymbolicExpert(engine, privilege=0.5, seed=0, task="t")
+        while not engine.won:
+            advice = expert.advise()
+            assert advice is not None
+            assert expert.explain(advice.action) == advice.reason
+            chosen = rng.choice(sorted(advice.acceptable))
+            reason = expert.explain(chosen)
+            named = re.findall(r"[a-z]+ \d+", reason.lower())
+            assert named and all(
+                name in chosen or name in (expert.belief.holds, *expert.belief.inside) for name in named
+            )
+            engine.step(chosen)
+
+
 def world(**what: Any) -> World:
     spots = {p: p for p in ("countertop 1", "cabinet 1", "cabinet 2", "microwave 1", "fridge 1", "sinkbasin 1")}
     return World(**{"spots": spots, "at": "countertop 1", "accepts": Belief().accepts, **what})
