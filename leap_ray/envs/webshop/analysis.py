@@ -69,7 +69,13 @@ def words(text: str) -> list[str]:
 
 def terms(text: str) -> list[str]:
     """The text's index terms, in order, repeated as often as they occur."""
-    return [term for word in words(text) if (term := term_of(word))]
+    return [term for chunk in text.split(" ") for term in _chunk_terms(chunk)]
+
+
+@lru_cache(maxsize=500_000)
+def _chunk_terms(chunk: str) -> tuple[str, ...]:
+    """The terms of a piece of text between two blanks, which no word crosses."""
+    return tuple(term for word in words(chunk) if (term := term_of(word)))
 
 
 @lru_cache(maxsize=200_000)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HURRY = 10  # actions after which the best at hand is bought
 TRIES = 3  # items that the demonstrator opens before it settles
+RANK = 0.1  # likeness that a place further down the results costs: the search sees more than titles
 NEAR = 0.1  # rewards closer than this are worth the same
 CLEAR = 0.2  # a gain worth another page or search
 
@@ -101,10 +102,9 @@ class Demonstrator:
         fitting = [p for p in shown if reading.fits_price(p, self.request)] or shown
         if not fitting:
             return self._elsewhere(session)
-        best = max(fitting, key=lambda p: reading.likeness(p, self.request))
-        like = reading.likeness(best, self.request)
-        others = [p for p in fitting if reading.likeness(p, self.request) >= like - NEAR]
-        return self._open(best, others)
+        promise = {p.asin: reading.likeness(p, self.request) - RANK * place for place, p in enumerate(shown)}
+        best = max(fitting, key=lambda p: promise[p.asin])
+        return self._open(best, [p for p in fitting if promise[p.asin] >= promise[best.asin] - NEAR])
 
     def _open(self, product: Product, others: Iterable[Product]) -> Advice:
         shared = reading.shared_words(product, self.request)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from leap_ray.envs.webshop.products import HumanInstruction, Product, price_tag
 
-VERSION = 1  # of the lists and rules: another number is another shop
+VERSION = 2  # of the lists and rules: another number is another shop
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ _SIZES = ("small", "medium", "large", "x-large")
 
 _COLOR = {"color": _COLORS}
 _WORN = {"color": _COLORS, "size": _SIZES}
+_CUSHION = {"color": _COLORS, "size": ("16 inch", "20 inch", "24 inch")}
 _FLAVOR = {"flavor": ("vanilla", "cocoa", "ginger", "sea salt")}
 _SCENT = {"scent": ("rose", "citrus", "plain")}
 _PACK = {"style": ("1 pack", "2 pack")}
@@ -47,15 +48,15 @@ _MEN, _WOMEN, _SNACKS, _AUDIO = "Clothing › Men", "Clothing › Women", "Groce
 LINES = (
     Line("shirt", "men's shirts", "fashion", f"{_MEN} › Shirts", _WEAR, _WORN, (12, 48)),
     Line("dress", "women's dresses", "fashion", f"{_WOMEN} › Dresses", _WEAR, _WORN, (18, 70)),
-    Line("jogger", "men's pants", "fashion", f"{_MEN} › Pants", _WEAR, _WORN, (15, 60)),
+    Line("pants", "men's pants", "fashion", f"{_MEN} › Pants", _WEAR, _WORN, (15, 60)),
     Line("cookie", "cookies", "grocery", f"{_SNACKS} › Cookies", _FOOD, _FLAVOR, (4, 25)),
     Line("cracker", "crackers", "grocery", f"{_SNACKS} › Crackers", _FOOD, _FLAVOR, (4, 22)),
     Line("tea", "tea", "grocery", "Grocery › Beverages › Tea", _FOOD, _PACK, (5, 30)),
     Line("lotion", "body lotion", "beauty", "Beauty › Skin Care › Body", _SKIN, _SCENT, (6, 40)),
     Line("shampoo", "shampoo", "beauty", "Beauty › Hair Care › Shampoo", _SKIN, _WEIGHT, (7, 35)),
     Line("lipstick", "lipstick", "beauty", "Beauty › Makeup › Lips", _SKIN, _COLOR, (5, 28)),
-    Line("shelf", "shelves", "garden", "Home › Furniture › Shelves", _HOME, _COLOR, (25, 180)),
-    Line("pillow", "throw pillows", "garden", "Home › Bedding › Pillows", _HOME, _WORN, (8, 45)),
+    Line("shelf", "shelf units", "garden", "Home › Furniture › Shelves", _HOME, _COLOR, (25, 180)),
+    Line("pillow", "throw pillows", "garden", "Home › Bedding › Pillows", _HOME, _CUSHION, (8, 45)),
     Line("curtain", "curtains", "garden", "Home › Decor › Curtains", _HOME, _COLOR, (14, 75)),
     Line("headphones", "headphones", "electronics", f"{_AUDIO} › Headphones", _TECH, _COLOR, (15, 190)),
     Line("charger", "chargers", "electronics", "Electronics › Power › Chargers", _TECH, _PACK, (8, 60)),

@@ -10,7 +10,7 @@ import json
 import math
 import threading
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,8 @@ class IndexBuilder:
     """Collects documents in the order of their numbers, then writes the inverted index."""
 
     def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
+        self._ids: defaultdict[str, int] = defaultdict()
+        self._ids.default_factory = self._ids.__len__  # a new term gets the next number
         self._terms = array("I")
         self._frequencies = array("H")
         self._ends = array("q")
@@ -39,10 +40,9 @@ class IndexBuilder:
     def add(self, text: str) -> None:
         """The next document."""
         found = terms(text)
-        ids = self._ids
-        for term, count in Counter(found).items():
-            self._terms.append(ids.setdefault(term, len(ids)))
-            self._frequencies.append(min(count, _MAX_FREQUENCY))
+        counts = Counter(found)
+        self._terms.extend(map(self._ids.__getitem__, counts))
+        self._frequencies.extend([min(count, _MAX_FREQUENCY) for count in counts.values()])
         self._ends.append(len(self._terms))
         self._lengths.append(len(found))
 
