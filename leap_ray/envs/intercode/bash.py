@@ -35,7 +35,8 @@ class Session:
     """The student's side of one episode in one sandbox."""
 
     def __init__(self, sandbox: Sandbox, quoting: Quoting = "docker") -> None:
-        self.sandbox, self.quoting, self.folder = sandbox, quoting, "/"
+        self.sandbox, self.folder = sandbox, "/"
+        self.quoting: Quoting = quoting
 
     def execute(self, action: str) -> Outcome:
         """Run one action. `cd` at its beginning moves the session (and must name a folder), anything else leaves it."""

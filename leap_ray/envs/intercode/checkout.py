@@ -30,7 +30,7 @@ def is_checkout(folder: Path) -> bool:
 
 
 def convert(checkout: Path, target: Path) -> None:
-    """Write the bash tasks with their manifests, the SQL tasks with their databases, and the Python tasks. UserError if broken."""
+    """Write the bash tasks with their manifests, the SQL tasks with their databases, and the Python tasks."""
     records: list[dict[str, Any]] = []
     for number in range(1, 5):
         for i, record in enumerate(_read(checkout / BASH.format(number))):

@@ -36,6 +36,7 @@ def client() -> Any:
     """A client of the engine that the environment names. Raises UserError if there is none."""
     try:
         import docker
+        import docker.errors
     except ImportError:
         raise UserError("the Docker SDK is not installed: pip install leap-ray[docker]") from None
     try:
@@ -123,7 +124,7 @@ class DockerSandbox:
 
 def _image(engine: Any) -> Any:
     """The image, built at first use from Debian and the original's list of packages."""
-    import docker
+    import docker.errors
 
     try:
         return engine.images.get(IMAGE)

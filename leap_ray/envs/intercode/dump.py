@@ -33,7 +33,7 @@ Value = str | int | float | None
 
 @cache
 def databases(path: Path) -> dict[str, bytes]:
-    """Every database of a dump, by lower-case name, as the bytes of a SQLite file. Raises UserError naming what is not understood."""
+    """Every database of a dump, by lower-case name, as the bytes of a SQLite file. UserError names what is not understood."""
     from leap_ray.envs.intercode.data import open_text
 
     open_ones: dict[str, sqlite3.Connection] = {}

@@ -40,9 +40,10 @@ PERFECT = 1.0 - 1e-9
 class InterCodeEnv(TextEnv):
     """Bash, SQL or Python tasks (InterCode; LEAP, section 4.3).
 
-    Settings: `language`; `data` ("embedded", a folder, or None: the prepared folder where it exists, else embedded); `split` of the tasks into "train" and
-    "test"; `quoting` of bash commands ("docker" as in the original, or "plain"); `backend` and `base` of the sandboxes; `engine`
-    of SQL ("sqlite", or "mysql://user:password@host:port"); `shown`, the most characters of an output that the student sees.
+    Settings: `language`; `data` ("embedded", a folder, or None: the prepared folder where it exists, else embedded); `split` of
+    the tasks into "train" and "test"; `quoting` of bash commands ("docker" as in the original, or "plain"); `backend` and `base`
+    of the sandboxes; `engine` of SQL ("sqlite", or "mysql://user:password@host:port"); `shown`, the most characters of an output
+    that the student sees. A run reads the limit on actions off the class: for SQL name `SqlEnv`, or set `max_actions: 15`.
     """
 
     domain = "intercode"
@@ -63,11 +64,14 @@ class InterCodeEnv(TextEnv):
         shown: int = 1500,
     ) -> None:
         super().__init__()
-        self.language_ = language or self.language
+        self.language_: Language = language or self.language
         self.tasks = load(data, self.language_)
-        self.domain_facts = FACTS[self.language_]
-        self.max_actions = ACTIONS[self.language_]
-        self.multiline = self.language_ == "python"
+        # The base class declares these for a class; here they depend on the language.
+        self.__dict__.update(
+            domain_facts=FACTS[self.language_],
+            max_actions=ACTIONS[self.language_],
+            multiline=self.language_ == "python",
+        )
         self.shown = shown
         self._choose_split(split, quoting)
         self._items = {item.id: item for item in self.tasks.items}
@@ -90,7 +94,6 @@ class InterCodeEnv(TextEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """A fresh machine (or connection, or interpreter) for `options["task"]`. `seed` changes nothing: tasks are fixed."""
-        super().reset(seed=seed)
         task = task_of(options)
         if task.id not in self._items:
             raise UserError(f"intercode: there is no {self.language_} task {task.id!r}")

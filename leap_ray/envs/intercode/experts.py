@@ -28,14 +28,14 @@ PARTS_FROM = 3  # stages of a pipeline from which it is shown in parts
 INTENTS = (  # words of a task -> what to do about it, in general
     (r"\bsubmit", "This is what the task asks for, so I hand it in."),
     (r"\b(how many|count|number of|total)\b", "The task asks for a number: select exactly the things meant, then count them."),
-    (r"\b(delete|remove|erase)\b", "Something is to be removed: select exactly those things and nothing else, then delete them."),
+    (r"\b(delete|remove|erase)\b", "Something is to be removed: select exactly those things, then delete them."),
     (r"\b(copy|move|rename)\b", "Things are to be moved or copied: name the sources precisely and give the target in full."),
-    (r"\b(archive|compress|zip|tar)\b", "An archive is asked for: choose the files, then pack them under the name that is wanted."),
+    (r"\b(archive|compress|zip|tar)\b", "An archive is asked for: choose the files, then pack them under the wanted name."),
     (r"\b(create|make|touch|link)\b", "Something new is to be made: use the exact name and place that the task gives."),
-    (r"\b(md5|checksum|hash)", "Hashes are asked for: hash the chosen files in a fixed order, so that the result is stable."),
-    (r"\b(sort|order|largest|smallest|most|least|highest|lowest)", "Order matters here: compute the values first, then sort and keep the end that is meant."),
-    (r"\b(average|mean|sum|maximum|minimum)\b", "A figure over several values is asked for: pick the values, then aggregate them."),
-    (r"\b(contain|match|search|find|list|display|show|print|which|what)", "Select by the conditions that the task states, all of them, and print just what is asked."),
+    (r"\b(md5|checksum|hash)", "Hashes are asked for: hash the chosen files in a fixed order, so the result is stable."),
+    (r"\b(sort|order|largest|smallest|most|least|highest|lowest)", "Order matters: compute, sort, keep the end meant."),
+    (r"\b(average|mean|sum|maximum|minimum)\b", "A figure over several values is asked for: pick them, then aggregate."),
+    (r"\b(contain|match|search|find|list|display|show|print|which|what)", "Select by all conditions, print just what is asked."),
 )  # fmt: skip
 DEFAULT_REASON = "I turn the task's words into one precise command and look at what it gives."
 

@@ -72,7 +72,8 @@ class BashGame:
     """Commands in a sandbox with the task's file system."""
 
     def __init__(self, tasks: TaskSet, backend: Backend, quoting: Quoting) -> None:
-        self.tasks, self.backend, self.quoting = tasks, backend, quoting
+        self.tasks, self.backend = tasks, backend
+        self.quoting: Quoting = quoting
         self.actions: list[str] = []
         self.answer = ""
         self._session: Session | None = None

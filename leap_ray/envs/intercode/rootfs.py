@@ -1,6 +1,6 @@
 """The read-only base of every sandbox: a Debian tree made for the purpose, or this machine's own `/usr`.
 
-    python -m leap_ray.envs.intercode.rootfs TARGET      builds a Debian tree (525 MB, about 2 minutes; needs root and debootstrap)
+    python -m leap_ray.envs.intercode.rootfs TARGET      builds a Debian tree (525 MB, 2 minutes; needs root and debootstrap)
 
 The Debian tree holds the packages of the original's image and no others, so that a command finds what it would find there: use
 it for figures that are to be compared. The machine's own `/usr` needs no building and is what `auto` falls back to; packages that

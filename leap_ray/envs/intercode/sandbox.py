@@ -1,10 +1,10 @@
 """A place where a command may do what it likes and nothing comes of it: bubblewrap, one sandbox an episode.
 
-A sandbox is one tree of processes. Its root is a tmpfs of bounded size that exists in its own mount namespace only, so closing it,
-or losing its owner in any way, leaves no file, mount or process behind: there is nothing to clean up. Inside, process 1
-(`guest.py`) runs commands one at a time. Isolation: own user, process, mount, network, IPC, host-name and cgroup namespaces; no capability;
-no new privileges; no nested user namespaces; the base's `/usr` read-only; a system-call filter (`seccomp.py`). Where we are root,
-each sandbox gets an ordinary uid of its own first, because the kernel does not hold root to a limit on processes.
+A sandbox is one tree of processes. Its root is a tmpfs of bounded size that exists in its own mount namespace only, so closing
+it, or losing its owner in any way, leaves no file, mount or process behind: there is nothing to clean up. Inside, process 1
+(`guest.py`) runs commands one at a time. Isolation: own user, process, mount, network, IPC, host-name and cgroup namespaces; no
+capability; no new privileges; no nested user namespaces; the base's `/usr` read-only; a system-call filter (`seccomp.py`). Where
+we are root, each sandbox gets an ordinary uid of its own first: the kernel holds root to no limit on processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from leap_ray.envs.intercode import seccomp
 from leap_ray.envs.intercode.rootfs import Base
@@ -112,12 +112,13 @@ class Bubblewrap:
         filter_fd = _as_fd(seccomp.program())
         passed = (filter_fd,) if filter_fd is not None else ()
         command = _command(self.base, self.limits, self.environment, filter_fd)
-        who = {} if self._uid is None else {"user": self._uid, "group": self._uid, "extra_groups": []}
+        who: dict[str, Any] = {} if self._uid is None else {"user": self._uid, "group": self._uid, "extra_groups": []}
         try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [f"{MARK}:{owner()}", *command], executable=bwrap(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=self._errors, pass_fds=passed, cwd="/", bufsize=0, **who,
             )  # fmt: skip
+            return process  # pyright: ignore[reportReturnType] - the keywords in `who` hide that it speaks bytes
         finally:
             if filter_fd is not None:
                 os.close(filter_fd)

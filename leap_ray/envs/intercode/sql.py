@@ -198,4 +198,5 @@ def kendall(one: Sequence[str], other: Sequence[str]) -> float:
     if len(one) < 2:
         return math.nan
     ranks = {text: rank for rank, text in enumerate(sorted({*one, *other}))}
-    return float(kendalltau([ranks[text] for text in one], [ranks[text] for text in other])[0])
+    result: Any = kendalltau([ranks[text] for text in one], [ranks[text] for text in other])
+    return float(result.statistic)

@@ -105,7 +105,7 @@ def pack(entries: Sequence[Mapping[str, Any]], when: int) -> bytes:
         for entry in (*entries, ignore):
             info = tarfile.TarInfo(entry["path"].lstrip("/"))
             info.mode = int(entry["mode"], 8)
-            info.mtime = when + entry.get("mtime", RECORDED) - RECORDED
+            info.mtime = when + int(entry.get("mtime", RECORDED)) - RECORDED
             if entry["type"] == "dir":
                 info.type = tarfile.DIRTYPE
                 archive_.addfile(info)
