@@ -24,7 +24,7 @@ DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}  # what an object is af
 
 
 def kind_of(name: str) -> str:
-    """The type in a game name: "side table"-like types have no blank, so it is the first word ("mug 2" → "mug")."""
+    """The type in a game name: "mug 2" → "mug" (types are single words, "sidetable" too)."""
     return name.split(" ", 1)[0]
 
 
