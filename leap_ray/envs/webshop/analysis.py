@@ -11,6 +11,7 @@ from typing import Any
 
 import regex
 
+_REMEMBERED = 40  # characters; a longer piece of text is seldom seen again
 MAX_TOKEN = 255  # characters; Lucene cuts a longer word into pieces of this length
 
 _STOP = """
@@ -69,16 +70,19 @@ def words(text: str) -> list[str]:
 
 def terms(text: str) -> list[str]:
     """The text's index terms, in order, repeated as often as they occur."""
-    return [term for chunk in text.split(" ") for term in _chunk_terms(chunk)]
+    found: list[str] = []
+    for chunk in text.split(" "):  # no word crosses a blank
+        found += _known_terms(chunk) if len(chunk) <= _REMEMBERED else _terms_of(chunk)
+    return found
 
 
-@lru_cache(maxsize=500_000)
-def _chunk_terms(chunk: str) -> tuple[str, ...]:
-    """The terms of a piece of text between two blanks, which no word crosses."""
+def _terms_of(chunk: str) -> tuple[str, ...]:
     return tuple(term for word in words(chunk) if (term := term_of(word)))
 
 
-@lru_cache(maxsize=200_000)
+_known_terms = lru_cache(maxsize=400_000)(_terms_of)
+
+
 def term_of(word: str) -> str:
     """The index term of one word; "" for a stop word."""
     if len(word) >= 2 and word[-2] in "'’＇" and word[-1] in "sS":

@@ -22,7 +22,7 @@ import numpy as np
 from leap_ray.envs.webshop.goals import GoalKind, GoalTable, draw_prices, seeded, write_goals
 from leap_ray.envs.webshop.nouns import noun_finder
 from leap_ray.envs.webshop.products import Files, Product, read_products
-from leap_ray.envs.webshop.search import Index, IndexBuilder
+from leap_ray.envs.webshop.search import Index, IndexBuilder, map_array
 from leap_ray.errors import UserError
 from leap_ray.types import digest
 
@@ -36,17 +36,18 @@ class Catalogue:
     def __init__(self, folder: Path, kind: GoalKind = "synthetic", seed: int = GOAL_SEED, nouns: str = "auto") -> None:
         self.folder = folder
         self.manifest = json.loads((folder / "manifest.json").read_text())
-        self._blob = np.memmap(folder / "products.bin", np.uint8, "r")
-        self._ends = _load(folder / "product_ends.npy")
-        self._asins = _load(folder / "asins.npy")
-        self._asin_order = _load(folder / "asin_order.npy")
-        self._title_hashes = _load(folder / "title_hashes.npy")
-        self._title_numbers = _load(folder / "title_numbers.npy")
+        self._blob = np.asarray(np.memmap(folder / "products.bin", np.uint8, "r"))
+        self._ends = map_array(folder / "product_ends.npy")
+        self._asins = map_array(folder / "asins.npy")
+        self._asin_order = map_array(folder / "asin_order.npy")
+        self._title_hashes = map_array(folder / "title_hashes.npy")
+        self._title_numbers = map_array(folder / "title_numbers.npy")
         self.index = Index(folder)
         self.product = functools.lru_cache(maxsize=8192)(self._unpack)
+        self.find = functools.lru_cache(maxsize=65_536)(self._find)
         self.nouns = noun_finder(nouns, complete=self.manifest["nouns"])
         goal_folder = self._goal_folder(kind, seed)
-        self.prices = _load(goal_folder / "prices.npy")
+        self.prices = map_array(goal_folder / "prices.npy")
         self.goals: Any = GoalTable.open(goal_folder, kind, self.product)
 
     def __len__(self) -> int:
@@ -59,7 +60,7 @@ class Catalogue:
         """Every product in the file's order, without filling the cache."""
         return (self._unpack(number) for number in range(len(self)))
 
-    def find(self, asin: str) -> int | None:
+    def _find(self, asin: str) -> int | None:
         """A product's number by its ASIN."""
         wanted = asin.encode("utf-8", "surrogatepass")
         at = int(np.searchsorted(self._asins, wanted, sorter=self._asin_order))
@@ -206,7 +207,3 @@ def _file_hash(path: Path) -> str:
 
 def _title_hash(title: str) -> int:
     return int.from_bytes(hashlib.blake2b(title.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-
-
-def _load(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")

@@ -114,7 +114,7 @@ class GoalTable:
     @classmethod
     def open(cls, folder: Path, kind: GoalKind, product: Callable[[int], Product]) -> GoalTable:
         names = ("product", "variant", "upper", "weight")
-        return cls(kind, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}, product)
+        return cls(kind, {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names}, product)
 
 
 class ListedGoals:

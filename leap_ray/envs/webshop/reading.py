@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from leap_ray.envs.webshop.analysis import term_of, words
+from leap_ray.envs.webshop.analysis import term_of, terms, words
 from leap_ray.envs.webshop.pages import Part
 from leap_ray.envs.webshop.products import Product
 from leap_ray.envs.webshop.session import Session
@@ -72,7 +72,7 @@ class Request:
 
 def terms_of(text: str) -> set[str]:
     """The set of a text's index terms."""
-    return {term for word in words(text) if (term := term_of(word))}
+    return set(terms(text))
 
 
 def plain_words(text: str) -> str:

@@ -105,13 +105,13 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         facts = json.loads((folder / "index.json").read_text())
-        self._terms = np.memmap(folder / "terms.bin", np.uint8, "r")
-        self._term_ends = _map(folder / "term_ends.npy")
-        self._starts = _map(folder / "starts.npy")
-        self._documents = _map(folder / "documents.npy")
-        self._frequencies = _map(folder / "frequencies.npy")
-        self._norms = _map(folder / "norms.npy")
-        self._rank = _map(folder / "rank.npy")
+        self._terms = np.asarray(np.memmap(folder / "terms.bin", np.uint8, "r"))
+        self._term_ends = map_array(folder / "term_ends.npy")
+        self._starts = map_array(folder / "starts.npy")
+        self._documents = map_array(folder / "documents.npy")
+        self._frequencies = map_array(folder / "frequencies.npy")
+        self._norms = map_array(folder / "norms.npy")
+        self._rank = map_array(folder / "rank.npy")
         self._count = facts["documents"]
         average = np.float32(facts["length"] / max(self._count, 1)) or _ONE
         lengths = np.array([decode_length(code) for code in range(256)], np.float32)
@@ -203,5 +203,6 @@ def _from_small(code: int) -> int:
 _EXACT = 255 - _to_small(2**31 - 1)
 
 
-def _map(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
+def map_array(path: Path) -> np.ndarray:
+    """An array that stays in its file; as a plain array, because numpy's memmap type is slow to index."""
+    return np.asarray(np.load(path, mmap_mode="r"))

@@ -7,6 +7,7 @@ results forgets options; "next >" never ends; which page one is on is read from 
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property
 
 from leap_ray.envs.webshop import pages
@@ -19,6 +20,7 @@ from leap_ray.envs.webshop.reward import Reward, reward
 BASE_URL = "http://127.0.0.1:3000"
 PER_PAGE = 10  # products on a page of results
 MAX_ACTION = 4_000  # characters; a longer action is not an action
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _PAGES = ("search_results", "item_page", "item_sub_page", "done")
 
 
@@ -185,6 +187,4 @@ def parse_action(action: str) -> tuple[str, str]:
 
 def is_plain(action: str) -> bool:
     """Whether the action is of bearable length and free of control characters."""
-    return len(action) <= MAX_ACTION and not any(
-        (ord(sign) < 32 and sign not in "\n\t\r") or ord(sign) == 127 for sign in action
-    )
+    return len(action) <= MAX_ACTION and _CONTROL.search(action) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from leap_ray.envs.webshop.pages import Part
+from leap_ray.envs.webshop.products import ASIN_LENGTH
 from leap_ray.envs.webshop.session import Session
 
 SEARCH = "search[<search query>]"
@@ -56,7 +57,7 @@ class LeapShop:
         done = self.session.act(action)
         observation = self.session.text_rich() if rich else self.session.text()
         label = action[len("click[") : -1] if action.startswith("click[") else ""
-        if label and label == label.lower() and self.session.catalogue.find(label.upper()) is not None:
+        if 0 < len(label) <= ASIN_LENGTH and label == label.lower() and self.session.catalogue.find(label.upper()) is not None:
             for step in _VISIT:
                 self.session.act(step)
         return done, observation
