@@ -23,11 +23,11 @@ from leap_ray.envs.webshop.wrapper import TITLE
 if TYPE_CHECKING:
     from leap_ray.envs.webshop.env import WebShopEnv
 
-HURRY = 10  # actions after which the best at hand is bought
+HURRY = 7  # actions after which the best at hand is bought
 TRIES = 3  # items that the demonstrator opens before it settles
 RANK = 0.1  # likeness that a place further down the results costs: the search sees more than titles
-NEAR = 0.1  # rewards closer than this are worth the same
-CLEAR = 0.2  # a gain worth another page or search
+NEAR = 0.2  # rewards, or likenesses, closer than this are worth the same
+CLEAR = 0.3  # a gain worth another page or search
 
 
 class Acceptable(frozenset[str]):

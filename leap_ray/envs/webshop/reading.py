@@ -65,9 +65,9 @@ class Request:
         return bool(own) and own <= self.terms
 
     def is_sensible(self, search: str) -> bool:
-        """Whether a search is in the instruction's words: most of its terms are asked for, and at least one is."""
+        """Whether a search is in the instruction's words: at least half of its terms are asked for."""
         own = terms_of(search) - _FILLER
-        return bool(own) and len(own & self.terms) * 3 >= len(own) * 2
+        return bool(own) and 2 * len(own & self.terms) >= len(own)
 
 
 def terms_of(text: str) -> set[str]:
