@@ -73,6 +73,7 @@ def environment(config: StudentConfig) -> dict[str, str]:
     return common | {
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.kv_cache_gib))),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets "uni" stand: one engine process instead of two
+        "TORCHDYNAMO_DISABLE": "1",  # else the first log-probability is a compilation, of many seconds
         "OMP_NUM_THREADS": str(threads),  # Ray sets it to the actor's CPUs, which is about scheduling
     }
 

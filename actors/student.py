@@ -158,6 +158,7 @@ class StudentActor:
         """Undo `sleep`."""
         if self._engine and self._config.gpus_per_replica:
             await self._engine.wake_up()
+            await self._engine.reset_prefix_cache()
 
     async def shutdown(self) -> None:
         """End the engine and its process. The actor itself can be killed after this."""
@@ -308,7 +309,7 @@ class StudentPool:
         what there is), or if an engine does not start.
         """
         check_model(config.model)
-        gpus = config.gpus_per_replica * config.tensor_parallel
+        gpus = max(config.gpus_per_replica, config.tensor_parallel) if config.gpus_per_replica else 0
         ask = Ask(cpus=config.cpus_per_replica, gpus=gpus)
         server: Any = ray.remote(StudentActor)
         names = [f"student-{i}" for i in range(config.replicas)]
@@ -382,7 +383,9 @@ class StudentPool:
         allowed = TOLERANCE[self.dtype] if tolerance is None else tolerance
         probes: list[Probe] = await self._on_all("probe", name, prompts, completions, expected, allowed)
         for i, probe in enumerate(probes):
-            logger.info("student-%d: %s", i, probe)
+            doubtful = probe.passed and probe.moved is not None and not probe.conclusive
+            note = "; the weights are too close to the base model's for this to prove much" if doubtful else ""
+            logger.log(logging.WARNING if doubtful else logging.INFO, "student-%d: %s%s", i, probe, note)
         if failed := [f"student-{i}: {probe}" for i, probe in enumerate(probes) if not probe.passed]:
             raise UserError("the student server does not run the weights just trained: " + "; ".join(failed))
         return max(probe.worst for probe in probes)

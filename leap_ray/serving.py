@@ -21,8 +21,9 @@ from leap_ray.types import from_json, to_json
 
 BASE = "base"
 Kind = Literal["adapter", "weights"]
-# Mean difference in nats a token that two right implementations may have, by the server's precision.
-TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05}
+# Mean difference in nats a token that two right implementations may have, by the server's precision: about three times what
+# SmolLM2 shows (7e-6 in float32; 0.034 between bfloat16 and float32). Training moves its tokens by far more.
+TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 _WEIGHT_FILES = ("*.safetensors", "adapter_config.json", "config.json")
 
 
@@ -48,7 +49,9 @@ class Probe:
     tokens: int
     mean: float  # mean absolute difference between server and learner
     worst: float
-    moved: float  # mean absolute difference between the learner and the server's base model; 0 if that was not asked
+    moved: (
+        float | None
+    )  # mean absolute difference between the learner and the server's base model, where that still runs
     tolerance: float
 
     @property
@@ -57,13 +60,14 @@ class Probe:
 
     @property
     def conclusive(self) -> bool:
-        return self.moved > 2 * self.tolerance
+        return self.moved is not None and self.moved > 2 * self.tolerance
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
+        moved = "" if self.moved is None else f", which is {self.moved:.2g} from the base model"
         return (
             f"probe of {self.name}: {verdict}: {self.mean:.2g} nats a token from the learner (worst {self.worst:.2g}, "
-            f"allowed {self.tolerance:.2g}), which is {self.moved:.2g} from the base model, over {self.tokens} tokens"
+            f"allowed {self.tolerance:.2g}){moved}, over {self.tokens} tokens"
         )
 
 
@@ -185,8 +189,8 @@ def compare(
     if shapes[0] != shapes[1] or shapes[0] != shapes[2]:
         raise UserError(f"probe of {name}: {shapes[0]} log-probabilities expected, {shapes[1]} served")
     gaps = _gaps(expected, served)
-    moved = _gaps(expected, base) if base is not None else []
-    return Probe(name, len(gaps), _mean(gaps), max(gaps, default=0.0), _mean(moved), tolerance)
+    moved = _mean(_gaps(expected, base)) if base is not None else None
+    return Probe(name, len(gaps), _mean(gaps), max(gaps, default=0.0), moved, tolerance)
 
 
 def _gaps(left: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> list[float]:

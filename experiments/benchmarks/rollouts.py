@@ -174,9 +174,12 @@ class Lockstep:
             self._round = asyncio.create_task(self._answer(asked))
 
     async def _answer(self, asked: Sequence[tuple[Awaitable[Completion], asyncio.Future[Completion]]]) -> None:
-        completions = await asyncio.gather(*(request for request, _ in asked))
+        completions = await asyncio.gather(*(request for request, _ in asked), return_exceptions=True)
         for (_, answer), completion in zip(asked, completions):
-            answer.set_result(completion)
+            if isinstance(completion, BaseException):
+                answer.set_exception(completion)
+            else:
+                answer.set_result(completion)
 
 
 async def play_sequential(args: Args, folder: str, tasks: Sequence[Task]) -> Played:

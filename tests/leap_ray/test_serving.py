@@ -99,7 +99,11 @@ def test_the_probe_fails_on_other_weights_on_nan_and_on_nothing():
 
 
 def test_a_probe_of_weights_that_hardly_moved_says_so():
-    assert not compare("a", [[-1.0]], [[-1.0]], [[-1.01]], tolerance=0.05).conclusive
+    close = compare("a", [[-1.0]], [[-1.0]], [[-1.01]], tolerance=0.05)
+    assert (close.passed, close.conclusive) == (True, False)
+    unknown = compare("a", [[-1.0]], [[-1.0]], None, tolerance=0.05)
+    assert (unknown.moved, unknown.conclusive) == (None, False)
+    assert "base model" not in str(unknown)
 
 
 def test_adapters_a_server_cannot_run_are_refused(tmp_path):
