@@ -53,7 +53,8 @@ class Session:
 
     def _outcome(self, command: str, folder: str) -> Outcome:
         try:
-            run = self.sandbox.run(words(command, self.quoting), folder)
+            argv = words(command, self.quoting)
+            run = self.sandbox.run(argv, folder)
             text = run.output.decode()
         except UnicodeDecodeError:
             return Outcome(MALFORMED, ran=True, succeeded=False)
