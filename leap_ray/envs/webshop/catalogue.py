@@ -21,12 +21,12 @@ import numpy as np
 
 from leap_ray.envs.webshop.goals import GoalKind, GoalTable, draw_prices, seeded, write_goals
 from leap_ray.envs.webshop.nouns import noun_finder
-from leap_ray.envs.webshop.products import Files, Product, read_products
+from leap_ray.envs.webshop.products import Files, Product, read_products, without_controls
 from leap_ray.envs.webshop.search import Index, IndexBuilder, map_array
 from leap_ray.errors import UserError
 from leap_ray.types import digest
 
-FORMAT = 1  # of the folder; another number is another folder
+FORMAT = 2  # of the folder; another number is another folder
 GOAL_SEED = 233  # of prices and bounds, as the goals of LEAP's splits were drawn
 
 
@@ -98,9 +98,11 @@ class Catalogue:
 
 def build(folder: Path, products: Iterable[Product], source: dict[str, Any]) -> None:
     """Write products and index into `folder`; `source` goes into the manifest. Raises UserError if there is no product."""
-    builder, asins, ends, titles, nouns = IndexBuilder(), [], [0], [], True
+    builder, asins, ends, titles, nouns, cleaned = IndexBuilder(), [], [0], [], True, 0
     with (folder / "products.bin").open("wb") as file:
-        for product in products:
+        for given in products:
+            product = without_controls(given)
+            cleaned += product is not given
             ends.append(ends[-1] + file.write(product.pack().encode()))
             builder.add(product.contents)
             asins.append(product.asin)
@@ -116,7 +118,7 @@ def build(folder: Path, products: Iterable[Product], source: dict[str, Any]) -> 
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     np.save(folder / "title_hashes.npy", hashes[order])
     np.save(folder / "title_numbers.npy", order)
-    manifest = {"format": FORMAT, "products": len(asins), "nouns": nouns, **source}
+    manifest = {"format": FORMAT, "products": len(asins), "nouns": nouns, "cleaned": cleaned, **source}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 

@@ -130,6 +130,7 @@ class Summary:
     index: Path
     products: int
     title_nouns: bool  # whether every product brings the nouns of its title
+    cleaned: int  # products whose texts held control characters, which became blanks
     synthetic_goals: int
     human_goals: int
 
@@ -138,6 +139,7 @@ class Summary:
         lines = [
             *(f"{path}  {path.stat().st_size / 2**20:,.1f} MiB" for path in self.files),
             f"products          {self.products:,}",
+            *([f"cleaned           {self.cleaned:,} with control characters, now blanks"] if self.cleaned else []),
             f"synthetic goals   {self.synthetic_goals:,}",
             f"human goals       {self.human_goals:,}",
             f"nouns of titles   {nouns}",
@@ -173,6 +175,7 @@ def prepare(
         index=one.folder,
         products=len(one),
         title_nouns=one.manifest["nouns"],
+        cleaned=one.manifest["cleaned"],
         synthetic_goals=len(one.goals),
         human_goals=len(made["human"].goals),
     )

@@ -10,8 +10,9 @@ import gzip
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ NEEDED = ("asin", "name", "full_description", "small_description", "category", "
 NO_PRICE = 100.0  # dollars, where a product has no price
 NO_ATTRIBUTE = "DUMMY_ATTR"
 ASIN_LENGTH = 10
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # control characters other than tab and line breaks
 _CHUNK = 1 << 20  # characters read at once from a JSON array
 
 
@@ -74,6 +76,29 @@ class Product:
         if product["nouns"] is not None:
             product["nouns"] = tuple(product["nouns"])
         return cls(**product, human=tuple(HumanInstruction(t, tuple(a), tuple(o)) for t, a, o in human))
+
+
+def without_controls(product: Product) -> Product:
+    """The product with a blank for each control character (line breaks and tabs stay); itself if it has none."""
+    if not CONTROL.search("".join(_texts(product))):
+        return product
+    blank = partial(CONTROL.sub, " ")
+    return replace(
+        product,
+        title=blank(product.title),
+        description=blank(product.description),
+        bullets=tuple(map(blank, product.bullets)),
+        options={blank(name): [blank(value) for value in values] for name, values in product.options.items()},
+        attributes=tuple(map(blank, product.attributes)),
+        human=tuple(replace(said, text=blank(said.text)) for said in product.human),
+    )
+
+
+def _texts(product: Product) -> Iterator[str]:
+    yield from (product.title, product.description, *product.bullets, *product.attributes)
+    for name, values in product.options.items():
+        yield from (name, *values)
+    yield from (said.text for said in product.human)
 
 
 _PACKED = tuple(name for name in Product.__dataclass_fields__ if name != "human")

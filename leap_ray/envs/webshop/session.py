@@ -7,20 +7,18 @@ results forgets options; "next >" never ends; which page one is on is read from 
 from __future__ import annotations
 
 import json
-import re
 from functools import cached_property
 
 from leap_ray.envs.webshop import pages
 from leap_ray.envs.webshop.catalogue import Catalogue
 from leap_ray.envs.webshop.goals import Goal
 from leap_ray.envs.webshop.pages import Click, Part, Piece
-from leap_ray.envs.webshop.products import Product
+from leap_ray.envs.webshop.products import CONTROL, Product
 from leap_ray.envs.webshop.reward import Reward, reward
 
 BASE_URL = "http://127.0.0.1:3000"
 PER_PAGE = 10  # products on a page of results
 MAX_ACTION = 4_000  # characters; a longer action is not an action
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _PAGES = ("search_results", "item_page", "item_sub_page", "done")
 
 
@@ -187,4 +185,4 @@ def parse_action(action: str) -> tuple[str, str]:
 
 def is_plain(action: str) -> bool:
     """Whether the action is of bearable length and free of control characters."""
-    return len(action) <= MAX_ACTION and _CONTROL.search(action) is None
+    return len(action) <= MAX_ACTION and CONTROL.search(action) is None

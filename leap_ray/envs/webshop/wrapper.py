@@ -57,7 +57,11 @@ class LeapShop:
         done = self.session.act(action)
         observation = self.session.text_rich() if rich else self.session.text()
         label = action[len("click[") : -1] if action.startswith("click[") else ""
-        if 0 < len(label) <= ASIN_LENGTH and label == label.lower() and self.session.catalogue.find(label.upper()) is not None:
+        if (
+            0 < len(label) <= ASIN_LENGTH
+            and label == label.lower()
+            and self.session.catalogue.find(label.upper()) is not None
+        ):
             for step in _VISIT:
                 self.session.act(step)
         return done, observation

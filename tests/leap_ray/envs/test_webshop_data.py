@@ -168,6 +168,18 @@ def test_prepare_says_what_it_found(folder: Path, tmp_path: Path) -> None:
     assert prepare(None, target, cache=tmp_path / "cache").products == 2
 
 
+def test_control_characters_become_blanks_and_are_counted(folder: Path) -> None:
+    odd = raw(
+        name="Red\x00 Lamp\x1b[31m",
+        small_description=["a\x07b", "tab\tstays"],
+        customization_options={"C\x01": [{"value": "x\x02"}]},
+    )
+    (folder / "items_shuffle_1000.json").write_text(json.dumps([odd, raw("B000000002")]))
+    assert prepare(folder, cache=folder / "cache").cleaned == 1
+    lamp = opened(folder).product(0)
+    assert (lamp.title, lamp.bullets, lamp.options) == ("Red  Lamp [31m", ("a b", "tab\tstays"), {"c ": ["x "]})
+
+
 def goal(**changes: Any) -> dict[str, Any]:
     record = {
         "asin": "B000000001",
