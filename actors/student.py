@@ -227,6 +227,10 @@ class StudentActor:
                 "student-%d: the engine's process died; ending the actor, for Ray to restart it", self._replica
             )
             os._exit(1)
+        if adapter is None and policy != self._weights:  # it waited in the queue while they were replaced
+            raise UserError(
+                f"student-{self._replica}: the weights {policy!r} were replaced before a request got its turn"
+            )
         if last is None or not last.outputs:
             raise RuntimeError(f"the engine gave no answer to a request of {len(prompt_ids)} tokens for {policy!r}")
         self._tally.count(len(prompt_ids), last.num_cached_tokens or 0, len(last.outputs[0].token_ids))
