@@ -6,17 +6,21 @@ the configuration only, and what was paid for lies on disk, so Ray may restart t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from leap_ray.config import DomainConfig, TeacherConfig
+from leap_ray.config import DomainConfig, StudentConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState
-from leap_ray.teachers.build import build_teacher
+from leap_ray.errors import UserError
+from leap_ray.teachers.build import PAID, build_teacher, load_prompter
 from leap_ray.types import Correction, Episode, Outcome
 
 
@@ -58,14 +62,23 @@ class TeacherActor:
         folder: str,
         seed: int = 0,
         student: Any = None,
+        student_config: StudentConfig | None = None,
     ) -> None:
-        self.teacher: Any = build_teacher(config, domains, Path(folder), seed=seed, student=student)
+        self.teacher: Any = build_teacher(
+            config, domains, Path(folder), seed=seed, student=student, student_config=student_config
+        )
+        self.student, self.student_config = student, student_config
         self.metrics = TeacherMetrics(self.teacher.name)
         self.open = 0
+        self.spent = 0.0  # by this incarnation of the actor; the ledger has the run's
 
     async def ready(self) -> str:
         """The teacher's name, once it can teach."""
         return self.teacher.name
+
+    async def process(self) -> int:
+        """Process id, for those who want to see it die."""
+        return os.getpid()
 
     async def correct(self, episode: Episode, privileged: PrivilegedState | None = None) -> Correction:
         """One StepCorrection per step of the episode, in order. Safe to repeat."""
@@ -78,11 +91,32 @@ class TeacherActor:
             self.open -= 1
             self.metrics.waiting.set(self.open)
         self.metrics.count(correction, time.perf_counter() - began)
+        if correction.dollars:
+            self.spent += correction.dollars
+            self.metrics.dollars.set(self.spent)
         return correction
 
     async def annotate(self, episode: Episode) -> Episode:
         """The demonstration with a reason for each step; actions never change. Safe to repeat."""
         return await self.teacher.annotate(episode)
+
+    async def ledger(self) -> dict[str, Any]:
+        """What was asked and spent in this run so far; empty for teachers that cost nothing."""
+        return await self.teacher.totals() if hasattr(self.teacher, "totals") else {}
+
+    async def realizability(
+        self, pairs: Sequence[tuple[Episode, Correction]], policy: str, most: int = 64
+    ) -> dict[str, float]:
+        """The average realizability gap of these corrections (Definition 3.1), seen by the student's `policy`.
+
+        Best asked for the policy that was trained on them. Needs the student's server and its configuration.
+        """
+        from leap_ray.teachers.constrained import realizability_gap
+
+        if self.student is None or self.student_config is None:
+            raise UserError("the realizability gap needs the student's server")
+        prompter = load_prompter(self.student_config)
+        return asdict(await realizability_gap(self.student, prompter, pairs, policy, most=most))
 
     async def close(self) -> None:
         """Give back what the teacher holds."""
@@ -96,19 +130,26 @@ def start_teacher(
     *,
     seed: int = 0,
     student: Any = None,
+    student_config: StudentConfig | None = None,
     max_restarts: int = 3,
     name: str | None = None,
 ) -> Any:
     """The handle of a teacher that Ray restarts after a crash, repeating the calls it had not answered.
 
-    `folder` is the run directory's teacher folder; `student` the StudentPool, for teachers that are the student itself.
+    `folder` is the run directory's teacher folder; `student` the StudentPool and `student_config` its configuration, for
+    teachers that are the student itself and for the realizability gap. A paid teacher stays on this node, where its books are.
     """
     options: dict[str, Any] = {
         "num_cpus": 1 if config.kind == "symbolic" else 0.1,
         "max_restarts": max_restarts,
         "max_task_retries": max_restarts,
-        "max_concurrency": 1000,
+        "max_concurrency": 10_000,
     }
     if name:
         options["name"] = name
-    return TeacherActor.options(**options).remote(config, tuple(domains), str(folder), seed, student)
+    if config.kind in PAID:
+        here = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
+    return TeacherActor.options(**options).remote(
+        config, tuple(domains), str(folder.absolute()), seed, student, student_config
+    )

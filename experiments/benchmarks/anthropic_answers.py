@@ -66,6 +66,8 @@ def spoil(text: str, fault: str | None, body: dict[str, Any]) -> tuple[str, str]
         return text.replace('"', "'", 7), "end_turn"
     if fault in ("truncated", "max_tokens"):
         return text[: rng.randint(len(text) // 3, len(text) - 2)], "end_turn" if fault == "truncated" else "max_tokens"
+    if fault is None:
+        return text, "end_turn"
     plain = json.loads(text)
     steps = plain.get("steps") or []
     if fault == "short" and len(steps) > 1:

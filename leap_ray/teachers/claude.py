@@ -151,6 +151,7 @@ class ClaudeProvider:
         """Runs once per HTTP attempt, inside the SDK's own retries."""
         attempts = _attempts.get() or Attempts()
         attempts.sent += 1
+        sent_at = self._gate.now()
         try:
             response = await call_next(request)
         except self._errors.APIConnectionError:
@@ -158,7 +159,7 @@ class ClaudeProvider:
             raise
         attempts.statuses.append(response.status_code)
         attempts.refused += response.status_code == 429
-        self._gate.saw(response.status_code, response.headers)
+        self._gate.saw(response.status_code, response.headers, sent_at)
         return response
 
 

@@ -22,49 +22,36 @@ from leap_ray.envs.base import PrivilegedState
 from leap_ray.types import Episode
 
 LOCATIONS = ("locations", "targets", "lights")  # entries of a privileged state's facts that map a thing to its place
-_NUMBERS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-]
-_ORDINALS = ["zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
+_NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
+)
+_ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _SOURCE = re.compile(
-    r"\b(privileged|hidden (state|information|info|facts?)|ground[- ]truth|gold(en)? (command|query|answer|output|solution|standard|label)"
+    r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria)|ground[- ]truth"
+    r"|gold(en)? (command|query|answer|output|solution|standard|label)"
     r"|reference (command|query|answer|solution)|(answer|solution) key|simulator('s)? (state|facts?)|oracle|cheat ?sheet"
     r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|behind the scenes"
     r"|target (product|item|command|location) is|expected output (is|of)|according to the (state|facts|teacher|coach|notes))\b"
 )
 _HEDGE = re.compile(
-    r"\b(might|may|maybe|could|perhaps|likely|probably|possibl[ey]|often|usual(ly)?|typical(ly)?|common(ly)?|tends?|sometimes"
-    r"|generally|normally|whether|if|unless|would|should be|expect|guess|hope|looks? like|see if|check|search|look(ing)? (for|in|into|at)"
-    r"|haven't|have not|not yet|unsearched|unexplored|plausible|sensible|natural|good (place|spot)|try|find out|where"
-    r"|belongs?|supposed|needs? to|has to|have to|must|want|plan|will|then|once|after|ready to)\b"
+    r"\b(might|may|maybe|could|perhaps|likely|probably|possibl[ey]|often|usual(ly)?|typical(ly)?|common(ly)?|tends?"
+    r"|sometimes|generally|normally|whether|if|unless|would|should be|expect|guess|hope|looks? like|see if|check|search"
+    r"|look(ing)? (for|in|into|at)|haven't|have not|not yet|unsearched|unexplored|plausible|sensible|natural"
+    r"|good (place|spot)|try|find out|where|belongs?|supposed|needs? to|has to|have to|must|want|plan|will|then|once|after"
+    r"|ready to)\b"
 )
 _PUT = re.compile(r"\b(put|place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse)\b")
 _STATES = re.compile(
     r"\b(is|are|'s|lies|lie|sits|sit|waits|rests|stands|was|were|located|stored|kept|hidden|waiting|contains?|holds?|has|have"
-    r"|there(?: is|'s| are)|inside|empty)\b"
+    r"|there(?: is|'s| are)|inside|empty|left|lying|sitting|resting|standing)\b"
 )
 _FETCH = re.compile(r"\b(take|grab|get|fetch|collect|retrieve|pick(ing)? up|taking|getting|grabbing)\b")
 _PRESUMES = re.compile(r"\b(check|search|see|look(ing)?|find|need|might|may|could|if|whether|then|once|after)\b")
 _CODE = re.compile(
     r"[|/$*{}()<>;=\\`]|\s-{1,2}[a-zA-Z]|^-|\b(select|from|where|def|return|import|grep|awk|sed|find)\b", re.I
 )
-_TOKEN = re.compile(r"[A-Za-z0-9_./*+~:%@-]+|\S")
+_TOKEN = re.compile(r"[A-Za-z0-9_./*+~%@-]+|\S")
 _ENDS = ".,;:!?\"'`()[]{}"
 _STOPWORDS = frozenset(
     [
@@ -131,8 +118,7 @@ def normal(text: str) -> str:
     text = text.casefold().replace("’", "'").replace("‘", "'")
     text = re.sub(r"(?<=[a-z]) ?(?:#|no\. ?|number )(\d+)\b", r" \1", text)
     text = re.sub(r"\b([a-z]+)[_-](\d+)\b", r"\1 \2", text)
-    for words in (_NUMBERS,):
-        text = re.sub(rf"(?<=[a-z] )({'|'.join(words)})\b", lambda m: str(words.index(m.group(1))), text)
+    text = re.sub(rf"(?<=[a-z] )({'|'.join(_NUMBERS)})\b", lambda m: str(_NUMBERS.index(m.group(1))), text)
     ordinal = rf"\b({'|'.join(_ORDINALS)}) ([a-z]+)\b"
     text = re.sub(ordinal, lambda m: f"{m.group(2)} {_ORDINALS.index(m.group(1))} {m.group(0)}", text)
     return " ".join(text.split())
@@ -145,7 +131,7 @@ def _secret(secret: str, reason: str, seen: str, said: str, known: str) -> Leak 
     if _CODE.search(secret) or (any(c.isdigit() for c in plain) and not re.fullmatch(r"[a-z ]+ \d+", plain)):
         return _code(secret, reason, seen)
     if len(plain.split()) >= 4:
-        return _title(plain, said, known)
+        return _title(plain, said, known) or _proper(plain, reason, known)
     if _flexible(plain).search(said) or _has(_loose(said), _loose(plain)):
         return Leak("name", secret)
     return None
@@ -175,43 +161,44 @@ def _loose(text: str) -> str:
 
 
 def _code(secret: str, reason: str, seen: str) -> Leak | None:
-    """A run of at least three of its tokens (and half of them), or one of its literals."""
-    tokens, said, known = _tokens(secret), _tokens(reason), _tokens(seen)
-    need = max(3, (len(tokens) + 1) // 2)
-    if run := _common_run(tokens, said, need):
-        if not _common_run(run, known, len(run)):
+    """A long run of one of its lines' tokens, or a literal out of it, that was not seen."""
+    for line in secret.splitlines():
+        tokens, said, known = _tokens(line), _tokens(reason), _tokens(seen)
+        plain = [token for token in tokens if token[0].isalnum() or len(token) > 1]
+        spoken = [token for token in said if token[0].isalnum() or len(token) > 1]
+        run = _common_run(plain, spoken, max(3, (len(plain) + 1) // 2))
+        raw = _common_run(tokens, said, 5)  # signs included: nobody writes those by chance
+        run = run or (raw if any(not token[0].isalnum() and len(token) == 1 for token in raw) else [])
+        if run and not _common_run(run, known, len(run)):
             return Leak("code", " ".join(run))
-    have = set(known)
-    for token in tokens:
-        if _literal(token) and token in said and token not in have and not _inside(token, have):
+    return _literals(secret, reason, seen)
+
+
+def _literals(secret: str, reason: str, seen: str) -> Leak | None:
+    """A path, a file name, a number of the secret that the reason names and the student has not seen."""
+    inside, known = secret.casefold(), seen.casefold()
+    for token in _tokens(reason):
+        if _literal(token) and _has(inside, token) and not _has(known, token):
             return Leak("code", token)
-    if (
-        len(tokens) == 1
-        and re.fullmatch(r"\d", tokens[0])
-        and re.search(
-            rf"\b(answer|output|result|count|total|number|prints?|returns?)\b[^.]*\b{tokens[0]}\b", reason.casefold()
-        )
-    ):
-        return Leak("code", tokens[0])
+    digit = re.fullmatch(r"\W*(\d)\W*", secret)
+    saying = r"\b(answer|output|result|count|total|prints?|returns?)\b[^.]*"
+    if digit and re.search(rf"{saying}\b{digit.group(1)}\b", reason.casefold()):
+        return Leak("code", digit.group(1))
     return None
 
 
 def _tokens(text: str) -> list[str]:
+    """Words, paths, flags and single signs; a sentence's own punctuation at the end of a word is left out."""
     found = (token.strip(_ENDS) if len(token) > 1 else token for token in _TOKEN.findall(text.casefold()))
-    return [token for token in found if token and token not in _ENDS]
+    return [token for token in found if token and token not in ".,;:!?\"'`"]
 
 
 def _literal(token: str) -> bool:
     """A token that one does not simply guess: a path, a file name, a number of two digits or more. No flag, no plain word."""
-    if token.startswith("-"):
+    if token.startswith("-") or len(token) < 2:
         return False
-    return bool(
-        re.fullmatch(r"[/~.]?[\w.*-]*(/[\w.*-]*)+|[\w*-]+\.[a-z]\w{0,4}|\d[\d.,:]+|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token)
-    ) and (len(token) > 1)
-
-
-def _inside(token: str, known: set[str]) -> bool:
-    return any(token in other for other in known if len(other) > len(token))
+    path = r"[/~.]?[\w.*-]*(/[\w.*-]*)+"
+    return bool(re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token))
 
 
 def _common_run(tokens: list[str], said: list[str], need: int) -> list[str]:
@@ -236,6 +223,15 @@ def _title(title: str, said: str, known: str) -> Leak | None:
     named = telling & set(spoken)
     if len(named) >= 2 and len(named) >= 0.4 * len(telling):
         return Leak("name", " ".join(sorted(named)))
+    return None
+
+
+def _proper(title: str, reason: str, known: str) -> Leak | None:
+    """A word of the title that the reason writes as a name: with a capital in the middle of a sentence."""
+    words = set(re.findall(r"[\w']+", title))
+    for name in re.findall(r"(?<=[\w,;] )[A-Z][a-z]{2,}\b", reason):
+        if name.casefold() in words and not _has(known, name.casefold()):
+            return Leak("name", name)
     return None
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from leap_ray.teachers.calls import Request, Usage
 
+MARGIN = 0.002  # of a minute's limit, left untouched in each bucket
 DIMENSIONS = {"requests": "requests", "input": "input-tokens", "output": "output-tokens"}
 
 
@@ -80,6 +82,7 @@ class Gate:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._next = 0
+        self._sent: deque[tuple[float, Cost]] = deque(maxlen=4 * most)
         self._calm_until = 0.0  # a burst of refusals shrinks the window once
 
     async def enter(self, request: Request) -> int:
@@ -92,6 +95,7 @@ class Gate:
                     await asyncio.wait_for(self._changed.wait(), min(delay, 1.0))
             self._next += 1
             self.flying[self._next] = cost
+            self._sent.append((self._clock(), cost))
             for name, bucket in self.buckets.items():
                 if name != "output":  # output is taken when it has been written
                     bucket.level -= getattr(cost, name)
@@ -102,20 +106,37 @@ class Gate:
         self.flying.pop(ticket, None)
         if usage is not None:
             self.forecast.learn(request, usage)
-            self.window = min(self.most, self.window + (1.0 if self.buckets else 0.5 / max(1.0, self.window**0.5)))
+            self.window = min(self.most, self.window + (2.0 if self.buckets else 0.5 / self.window**0.5))
         self._changed.set()
 
-    def saw(self, status: int, headers: Mapping[str, str]) -> None:
-        """Learn from one HTTP response, a refused or failed one too."""
+    def saw(self, status: int, headers: Mapping[str, str], sent_at: float | None = None) -> None:
+        """Learn from one HTTP response, a refused or failed one too. `sent_at`: when its request left, on the gate's clock."""
         now = self._clock()
         for name, header in DIMENSIONS.items():
             limit = _number(headers.get(f"anthropic-ratelimit-{header}-limit"))
             remaining = _number(headers.get(f"anthropic-ratelimit-{header}-remaining"))
             if limit and remaining is not None:
-                self.buckets[name] = Bucket(limit, remaining, now)
+                self.buckets[name] = Bucket(limit, self._level(name, remaining, now, sent_at), now)
         if status == 429:
             self._slow_down(now, _number(headers.get("retry-after")))
         self._changed.set()
+
+    def now(self) -> float:
+        """The gate's clock."""
+        return self._clock()
+
+    def _level(self, name: str, remaining: float, now: float, sent_at: float | None) -> float:
+        """What the bucket holds, from what the provider says and what we reckon ourselves.
+
+        The provider cannot know of requests that are still on their way to it: it may say too much, by at most what left after
+        the request that this response answers. Between those two bounds our own reckoning stands.
+        """
+        bucket = self.buckets.get(name)
+        if bucket is None or name == "output" or sent_at is None:
+            return remaining
+        bucket.refill(now)
+        later = sum(getattr(cost, name) for moment, cost in self._sent if moment > sent_at)
+        return min(remaining, max(bucket.level, remaining - later))
 
     def _slow_down(self, now: float, retry_after: float | None) -> None:
         wait = 1.0 if retry_after is None else retry_after
@@ -133,7 +154,7 @@ class Gate:
         for name, bucket in self.buckets.items():
             bucket.refill(now)
             owed = sum(c.output for c in self.flying.values()) if name == "output" else 0.0
-            waits.append(bucket.wait(getattr(cost, name) + owed + 0.01 * bucket.limit))
+            waits.append(bucket.wait(getattr(cost, name) + owed + MARGIN * bucket.limit))
         return max(0.0, *waits)
 
 

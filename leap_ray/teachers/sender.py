@@ -35,7 +35,8 @@ START = 60.0  # seconds that a sender may take to start or to make room for its 
 
 def config_id(config: TeacherConfig) -> str:
     """Names the settings that a desk is made of: another budget or model needs another desk."""
-    return digest(to_plain(config))
+    plain = to_plain(config)
+    return digest(to_plain(from_plain(TeacherConfig, plain)))  # as it comes back from JSON: 600 and 600.0 are one
 
 
 # --- the process

@@ -1,0 +1,54 @@
+"""The leak check: measured on the labelled set, and its rules one by one."""
+
+from experiments.benchmarks.leaks import cases, measure, scores
+from leap_ray.envs.base import PrivilegedState
+from leap_ray.teachers.leaks import find_leaks, normal, seen_until
+from leap_ray.types import Episode, Finish, Step, Task
+
+STATE = PrivilegedState("d", "t", "", ("apple 3", "garbagecan 1"), {"targets": {"apple 3": "garbagecan 1"}})
+
+
+def kinds(reason, seen="", state=STATE):
+    return [leak.kind for leak in find_leaks(reason, seen, state)]
+
+
+def test_precision_and_recall_on_the_labelled_set():
+    everything = list(cases())
+    assert len(everything) >= 120 and {case.domain for case in everything} == {"alfworld", "webshop", "intercode"}
+    assert 0.4 < sum(case.leaks for case in everything) / len(everything) < 0.6
+    assert len({(case.context, case.reason) for case in everything}) == len(everything)
+    for held_out in (None, True):
+        result = scores(measure(held_out)["counts"])
+        assert result["precision"] >= 0.9 and result["recall"] >= 0.9
+    for domain in ("alfworld", "webshop", "intercode"):
+        result = scores(measure()["counts"], domain)
+        assert result["precision"] >= 0.9 and result["recall"] >= 0.9
+
+
+def test_what_was_seen_is_no_secret():
+    assert kinds("I take apple 3.") == ["name"]
+    assert kinds("I take apple 3.", "You see a apple 3.") == []
+    assert kinds("I take apple 30.") == [] and kinds("I take pineapple 3.") == []
+
+
+def test_a_claim_is_a_leak_and_a_guess_is_not():
+    seen = "a garbagecan 1 is here"
+    assert kinds("The apple is in the garbage can.", seen) == ["claim"]
+    assert kinds("The apple is often in the garbage can.", seen) == []
+    assert kinds("The apple is in the garbage can.", "On the garbagecan 1, you see a apple 3.") == []
+
+
+def test_names_are_found_in_other_spellings():
+    assert normal("the third apple, Apple #3 and apple_3 and drawer two").count("apple 3") == 3
+    assert kinds("The third apple would do.") == ["name"]
+
+
+def test_a_step_has_seen_all_that_came_before_it():
+    steps = tuple(Step(f"o{t}", (f"c{t}",), "", f"a{t}", True, 0.0) for t in range(3))
+    episode = Episode(Task("d", "t", "train"), 0, "base", "do it", steps, "end", 0.0, False, Finish.MAX_ACTIONS)
+    assert seen_until(episode, 1).split() == ["do", "it", "o0", "c0", "o1", "c1"]
+
+
+def test_secrets_with_special_characters_do_not_break_it():
+    odd = PrivilegedState("d", "t", "", ("", "a(b[c", "   ", "x\\d+", "ü 1", "*"), {"targets": {"(": ")"}})
+    assert find_leaks("anything (goes) [here] \\d+ *", "seen", odd) is not None

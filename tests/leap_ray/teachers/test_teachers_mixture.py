@@ -1,0 +1,76 @@
+"""The constrained privileged expert of Definition B.5, as mathematics."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leap_ray.teachers.mixture import constrained, gap, kl, normalised
+
+# Sums of token log-probabilities of six actions, as SmolLM2-135M-Instruct gave them without and with privileged state.
+PLAIN = [-7.13, -6.02, -9.85, -4.41, -8.27, -5.66]
+PRIVILEGED = [-9.92, -7.35, -3.18, -6.77, -10.04, -8.91]
+
+scores = st.lists(st.floats(-30, 0), min_size=6, max_size=6)
+
+
+@pytest.mark.parametrize("delta", [0.001, 0.01, 0.1, 0.5, 1.0, 2.0])
+def test_the_kl_used_is_delta_within_one_percent(delta):
+    mixture = constrained(PLAIN, PRIVILEGED, delta)
+    spent = kl(np.log(mixture.probabilities), normalised(PLAIN))
+    assert spent == pytest.approx(delta, rel=0.01) and mixture.kl == pytest.approx(spent, rel=1e-6)
+    assert 0 < mixture.beta < 1
+
+
+def test_the_two_ends():
+    plain, privileged = np.exp(normalised(PLAIN)), np.exp(normalised(PRIVILEGED))
+    assert constrained(PLAIN, PRIVILEGED, 0.0).probabilities == pytest.approx(plain)
+    free = constrained(PLAIN, PRIVILEGED, math.inf)
+    assert free.probabilities == pytest.approx(privileged) and free.beta == 0
+    assert constrained(PLAIN, PRIVILEGED, 100).probabilities == pytest.approx(privileged)  # inside the ball already
+
+
+@given(scores, scores, st.floats(1e-3, 3))
+@settings(max_examples=150, deadline=None)
+def test_it_is_a_geometric_mixture_inside_the_ball(plain, privileged, delta):
+    mixture = constrained(plain, privileged, delta)
+    low, high = normalised(plain), normalised(privileged)
+    assert mixture.probabilities.sum() == pytest.approx(1)
+    assert kl(np.log(np.maximum(mixture.probabilities, 1e-300)), low) <= delta * 1.01 + 1e-9
+    expected = normalised((1 - mixture.beta) * high + mixture.beta * low)
+    assert np.log(mixture.probabilities + 1e-300) == pytest.approx(expected, abs=1e-6)
+    if mixture.beta > 0:
+        assert mixture.kl == pytest.approx(delta, rel=0.01)
+
+
+def test_no_policy_in_the_ball_is_nearer_to_the_privileged_expert():
+    """Theorem B.6, against random policies inside the ball."""
+    delta, rng = 0.5, np.random.default_rng(0)
+    low, high = normalised(PLAIN), normalised(PRIVILEGED)
+    best = kl(np.log(constrained(PLAIN, PRIVILEGED, delta).probabilities), high)
+    inside = 0
+    for _ in range(4000):
+        other = normalised(low + rng.normal(0, 1, 6) + rng.uniform(0, 0.5) * (high - low))
+        if kl(other, low) <= delta:
+            inside += 1
+            assert kl(other, high) >= best - 1e-6
+    assert inside > 500
+
+
+def test_values_that_make_no_sense_are_refused():
+    for bad in ([], [float("nan"), 0.0]):
+        with pytest.raises(ValueError):
+            normalised(bad)
+    with pytest.raises(ValueError, match="below 0"):
+        constrained(PLAIN, PRIVILEGED, -1)
+
+
+def test_the_gap_of_a_teacher():
+    student = normalised([math.log(0.7), math.log(0.2), math.log(0.1)])
+    same, other = np.array([1.0, 0, 0]), np.array([0, 0, 1.0])
+    near, far = gap([student], [same]), gap([student], [other])
+    assert (near.tv, near.agreed, near.states) == (pytest.approx(0.3), 1, 1)
+    assert (far.tv, far.nll, far.agreed) == (pytest.approx(0.9), pytest.approx(-math.log(0.1)), 0)
+    assert gap([], []).states == 0
