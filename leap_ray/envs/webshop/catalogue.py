@@ -26,7 +26,7 @@ from leap_ray.envs.webshop.search import Index, IndexBuilder, map_array
 from leap_ray.errors import UserError
 from leap_ray.types import digest
 
-FORMAT = 2  # of the folder; another number is another folder
+FORMAT = 3  # of the folder; another number is another folder
 GOAL_SEED = 233  # of prices and bounds, as the goals of LEAP's splits were drawn
 
 

@@ -48,37 +48,34 @@ class IndexBuilder:
 
     def write(self, folder: Path, asins: list[str]) -> None:
         """The index files; `asins` in document order, for breaking ties."""
-        lengths = np.frombuffer(self._lengths, np.int64) if self._lengths else np.zeros(0, np.int64)
+        lengths = np.array(self._lengths, np.int64)
         order = sorted(self._ids, key=lambda term: term.encode("utf-8", "surrogatepass"))
         renumber = np.empty(len(order), np.uint32)
         renumber[[self._ids[term] for term in order]] = np.arange(len(order), dtype=np.uint32)
         self._write_terms(folder, order)
-        self._write_postings(folder, renumber)
-        np.save(folder / "norms.npy", np.array([encode_length(n) for n in lengths.tolist()], np.uint8))
+        self._write_postings(folder, renumber, inverse_norms(lengths))
         rank = np.empty(len(asins), np.int32)
         rank[np.argsort(np.array(asins, "S"), kind="stable")] = np.arange(len(asins), dtype=np.int32)
         np.save(folder / "rank.npy", rank)
-        facts = {"documents": int((lengths > 0).sum()), "length": int(lengths.sum())}
-        (folder / "index.json").write_text(json.dumps(facts))
+        (folder / "index.json").write_text(json.dumps({"documents": int((lengths > 0).sum())}))
 
     def _write_terms(self, folder: Path, order: list[str]) -> None:
         encoded = [term.encode("utf-8", "surrogatepass") for term in order]
         (folder / "terms.bin").write_bytes(b"".join(encoded) or b"\0")
         np.save(folder / "term_ends.npy", np.cumsum([0, *map(len, encoded)], dtype=np.int64))
 
-    def _write_postings(self, folder: Path, renumber: np.ndarray) -> None:
-        """Counting sort by term, a slice of the postings at a time."""
+    def _write_postings(self, folder: Path, renumber: np.ndarray, inverse: np.ndarray) -> None:
+        """Counting sort by term, a slice of the postings at a time.
+
+        A posting keeps its document and 1 + frequency · inverse norm: all of its score that is not the term's.
+        """
         total = len(self._terms)
-        flat = np.frombuffer(self._terms, np.uint32) if total else np.zeros(0, np.uint32)
-        frequency = np.frombuffer(self._frequencies, np.uint16) if total else np.zeros(0, np.uint16)
-        ends = np.frombuffer(self._ends, np.int64) if self._ends else np.zeros(0, np.int64)
-        counts = np.zeros(len(renumber), np.int64)
-        np.add.at(counts, renumber[flat], 1) if total < _SCATTER else self._count(counts, flat, renumber)
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        flat, frequency = _view(self._terms, np.uint32), _view(self._frequencies, np.uint16)
+        ends = _view(self._ends, np.int64)
+        starts = np.concatenate([[0], np.cumsum(_counts(flat, renumber))]).astype(np.int64)
         np.save(folder / "starts.npy", starts)
-        shape = (max(total, 1),)
-        documents_out = np.lib.format.open_memmap(folder / "documents.npy", "w+", np.int32, shape)
-        frequencies_out = np.lib.format.open_memmap(folder / "frequencies.npy", "w+", np.uint16, shape)
+        documents = np.lib.format.open_memmap(folder / "documents.npy", "w+", np.int32, (max(total, 1),))
+        denominators = np.lib.format.open_memmap(folder / "denominators.npy", "w+", np.float32, (max(total, 1),))
         cursor = starts[:-1].copy()
         for low in range(0, total, _SCATTER):
             part = renumber[flat[low : low + _SCATTER]]
@@ -86,18 +83,33 @@ class IndexBuilder:
             ordered = part[order]
             first = np.concatenate([[0], np.flatnonzero(np.diff(ordered)) + 1])
             sizes = np.diff(np.concatenate([first, [len(ordered)]]))
-            within = np.arange(len(ordered)) - np.repeat(first, sizes)
-            target = cursor[ordered] + within
-            documents_out[target] = np.searchsorted(ends, low + order, side="right")
-            frequencies_out[target] = frequency[low : low + _SCATTER][order]
+            target = cursor[ordered] + np.arange(len(ordered)) - np.repeat(first, sizes)
+            of = np.searchsorted(ends, low + order, side="right")
+            documents[target] = of
+            denominators[target] = _ONE + frequency[low : low + _SCATTER][order].astype(np.float32) * inverse[of]
             cursor[ordered[first]] += sizes
-        documents_out.flush()
-        frequencies_out.flush()
+        documents.flush()
+        denominators.flush()
 
-    @staticmethod
-    def _count(counts: np.ndarray, flat: np.ndarray, renumber: np.ndarray) -> None:
-        for low in range(0, len(flat), _SCATTER):
-            counts += np.bincount(renumber[flat[low : low + _SCATTER]], minlength=len(counts))
+
+def _view(values: array, dtype: type) -> np.ndarray:
+    """The array's own memory; numpy cannot look at an empty one."""
+    return np.frombuffer(values, dtype) if values else np.zeros(0, dtype)
+
+
+def _counts(flat: np.ndarray, renumber: np.ndarray) -> np.ndarray:
+    counts = np.zeros(len(renumber), np.int64)
+    for low in range(0, len(flat), _SCATTER):
+        counts += np.bincount(renumber[flat[low : low + _SCATTER]], minlength=len(counts))
+    return counts
+
+
+def inverse_norms(lengths: np.ndarray) -> np.ndarray:
+    """1 / (k1 · (1 − b + b · length / average)) of each document, float32, its length as the index keeps it."""
+    average = np.float32(lengths.sum() / max((lengths > 0).sum(), 1)) or _ONE
+    kept = np.array([decode_length(code) for code in range(256)], np.float32)
+    table = _ONE / (K1 * ((_ONE - B) + B * kept / average))
+    return table[[encode_length(length) for length in lengths.tolist()]]
 
 
 class Index:
@@ -109,13 +121,9 @@ class Index:
         self._term_ends = map_array(folder / "term_ends.npy")
         self._starts = map_array(folder / "starts.npy")
         self._documents = map_array(folder / "documents.npy")
-        self._frequencies = map_array(folder / "frequencies.npy")
-        self._norms = map_array(folder / "norms.npy")
+        self._denominators = map_array(folder / "denominators.npy")
         self._rank = map_array(folder / "rank.npy")
         self._count = facts["documents"]
-        average = np.float32(facts["length"] / max(self._count, 1)) or _ONE
-        lengths = np.array([decode_length(code) for code in range(256)], np.float32)
-        self._inverse = _ONE / (K1 * ((_ONE - B) + B * lengths / average))
         self._local = threading.local()
         self.search = lru_cache(maxsize=4096)(self._search)
         self._find = lru_cache(maxsize=50_000)(self._find_term)
@@ -144,17 +152,14 @@ class Index:
     def _sums(self) -> np.ndarray:
         """This thread's row of zeros, one score per document."""
         if not hasattr(self._local, "sums"):
-            self._local.sums = np.zeros(len(self._norms))
+            self._local.sums = np.zeros(len(self._rank))
         return self._local.sums
 
     def _add(self, sums: np.ndarray, number: int, count: np.float32) -> None:
         low, high = int(self._starts[number]), int(self._starts[number + 1])
-        documents = self._documents[low:high]
         held = high - low
         weight = count * np.float32(math.log(1 + (self._count - held + 0.5) / (held + 0.5)))
-        inverse = self._inverse[self._norms[documents]]
-        frequencies = self._frequencies[low:high].astype(np.float32)
-        sums[documents] += weight - weight / (_ONE + frequencies * inverse)
+        sums[self._documents[low:high]] += weight - weight / self._denominators[low:high]
 
     def _find_term(self, term: str) -> int:
         """The term's number by bisection in the sorted list; -1 if no document has it."""

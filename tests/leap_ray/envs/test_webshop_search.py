@@ -69,6 +69,11 @@ def test_ties_at_the_fiftieth_place(tmp_path: Path) -> None:
     assert [list(reversed(names))[number] for number in hits] == names[:50]
 
 
+def test_texts_without_a_word(tmp_path: Path) -> None:
+    build_index(tmp_path, [("B1", "the of"), ("B2", "")])
+    assert Index(tmp_path).search("the lamp") == ()
+
+
 def test_large_build_moves_postings_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [(f"B{n:04d}", " ".join(f"w{n * k % 97}" for k in range(1, 30))) for n in range(200)]
     (tmp_path / "whole").mkdir()
