@@ -109,7 +109,8 @@ class Demonstrator:
     def _open(self, product: Product, others: Iterable[Product]) -> Advice:
         shared = reading.shared_words(product, self.request)
         fits = f"names {', '.join(shared)}" if shared else "is the closest here to what is asked for"
-        price = f" and {product.tag} is within the price" if self.request.bound and product.tag else ""
+        affordable = self.request.bound is not None and reading.fits_price(product, self.request)
+        price = f" and {product.tag} is within the price" if affordable else ""
         reason = f"Of the products shown, this one {fits}{price}, so I open it."
         return Advice(self._opening(product), reason, Acceptable.of(self._opening(p) for p in others))
 
@@ -140,7 +141,8 @@ class Demonstrator:
 
     def _take(self, session: Session, labels: dict[str, str]) -> Advice:
         """Select the labels that are not selected yet, then buy."""
-        left = {name: label for name, label in labels.items() if session.options.get(name) != label}
+        # A label that two options share selects the last of them; a purchase is judged by labels alone.
+        left = {name: label for name, label in labels.items() if label not in session.options.values()}
         if not left:
             if reading.missing_options(session, self.request):
                 return Advice(
@@ -151,7 +153,10 @@ class Demonstrator:
         offered = [label for label in left.values() if click(label) in self.env.candidates()]
         label = (offered or list(left.values()))[0]
         name = next(name for name, value in left.items() if value == label)
-        reason = f"The instruction asks for {label}, and this item offers it as {name}, so I select it."
+        if self.request.wants(label):
+            reason = f"The instruction asks for {label}, and this item offers it as {name}, so I select it."
+        else:
+            reason = f"Of what this item offers as {name}, {label} is closest to the instruction, so I select it."
         return Advice(click(label), reason, Acceptable.of(map(click, left.values())))
 
 

@@ -128,6 +128,27 @@ def test_advice_accepts_what_is_no_mistake(make) -> None:
     assert advice.action == "click[buy now]"
 
 
+def test_a_label_that_two_options_share_is_selected_once(tmp_path: Path) -> None:
+    raw = {
+        "asin": "B000000001",
+        "name": "Easy Clean Frame",
+        "full_description": "",
+        "small_description": [],
+        "category": "garden",
+        "query": "frames",
+        "product_category": "Home",
+        "pricing": "$5",
+        "customization_options": {"color": [{"value": "black"}], "frame": [{"value": "black"}, {"value": "oak"}]},
+        "ins": {"instruction": "Find me easy clean frames", "instruction_attributes": ["easy clean"]},
+        "title_nouns": ["frame"],
+    }
+    (tmp_path / "products.jsonl").write_text(json.dumps(raw) + "\n")
+    env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"), split="official")
+    assert len(env.panel("test")) == 2
+    for task in env.panel("test").tasks:
+        assert len(demonstrate(env, task, seed=0, max_actions=15).steps) <= 5
+
+
 def test_the_symbolic_teacher_corrects_a_poor_shopper(make) -> None:
     env = make()
     task = env.panel("train").tasks[0]
