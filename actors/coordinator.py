@@ -87,6 +87,7 @@ class Coordinator:
             self.run.path / "teacher",
             seed=config.seed,
             student=self.student,
+            student_config=config.student,
             name="teacher",
         )
         return self
