@@ -41,4 +41,5 @@ def test_households_of_full_size_are_like_real_games(alfworld_data: Path, tmp_pa
     }
     for figure, bound in bounds.items():
         assert abs(ours[figure] / real[figure] - 1) < bound, (figure, ours[figure], real[figure])
+    assert ours["demonstrator_won_20"] > real["demonstrator_won_20"] - 0.2
     assert ours["oracle_won"] == ours["demonstrator_won_50"] == 1

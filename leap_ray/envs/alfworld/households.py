@@ -124,7 +124,13 @@ def draw(rng: random.Random, tables: Inventories, kind: str, size: int) -> House
     if must is None:
         return None
     places = _draw_places(rng, room, must, limits[0] if limits else None)
-    counts = _draw_counts(rng, room, kind, target, parent, limits[1] if limits else None)
+    limit = limits[1] if limits else None
+    wanted = tables.targets[KINDS[kind]]
+    copies = int(rng.choices(list(wanted), weights=list(wanted.values()))[0])
+    needed = Counter({target: min(copies, limit // 3) if limit else copies})
+    if kind == "look":
+        needed[parent] = 1
+    counts = _draw_counts(rng, room, target, needed, limit)
     types = {p.kind for p in places}
     for thing in [t for t in counts if "pickupable" in tables.traits[t] and not types & tables.accepting.get(t, set())]:
         del counts[thing]  # picked up, it could never be put down again
@@ -176,20 +182,18 @@ def _draw_places(rng: random.Random, room: Room, must: Counter[str], limit: int 
     return [Thing(kind, number) for kind in sorted(counts) for number in range(1, counts[kind] + 1)]
 
 
-def _draw_counts(rng: random.Random, room: Room, kind: str, target: str, lamp: str, limit: int | None) -> Counter[str]:
+def _draw_counts(rng: random.Random, room: Room, target: str, needed: Counter[str], limit: int | None) -> Counter[str]:
     """How many of each thing; the task's own come first where a limit leaves others out."""
     counts: Counter[str] = Counter()
     for thing, games in sorted(room.objects.items()):
         if rng.random() < sum(games.values()) / room.games:
             counts[thing] = int(rng.choices(list(games), weights=list(games.values()))[0])
-    needed = Counter({target: 2 if kind == "two" else 1})
-    if kind == "look":
-        needed[lamp] = 1
     counts |= needed
+    counts[target] = needed[target]
     if limit is None or counts.total() <= limit:
         return counts
     others = sorted((counts - needed).elements())
-    return needed + Counter(rng.sample(others, max(0, limit - needed.total())))
+    return needed + Counter(rng.sample(others, limit - needed.total()))
 
 
 def _put(

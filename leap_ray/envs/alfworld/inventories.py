@@ -46,6 +46,7 @@ class Inventories:
     accepts: Mapping[str, tuple[str, ...]]  # receptacle type → object types it can hold
     traits: Mapping[str, tuple[str, ...]]  # object type → which of TRAITS it has
     tasks: Mapping[str, tuple[tuple[str, str, str, int], ...]]  # kind → (room, object, parent or lamp, games)
+    targets: Mapping[str, Mapping[str, int]]  # kind → {how many things of the wanted type: in how many games}
 
     @cached_property
     def odds(self) -> dict[str, dict[str, float]]:
@@ -97,6 +98,7 @@ def load() -> Inventories:
         openable=plain["openable"],
         accepts={k: tuple(v) for k, v in plain["accepts"].items()},
         traits={k: tuple(v) for k, v in plain["traits"].items()},
+        targets=plain["targets"],
         tasks={k: tuple((r, o, p, n) for r, o, p, n in v) for k, v in plain["tasks"].items()},
     )
 
@@ -132,6 +134,7 @@ class _Tally:
         self.traits: dict[str, Counter[str]] = defaultdict(Counter)
         self.seen: Counter[str] = Counter()
         self.tasks: dict[str, Counter[tuple[str, str, str]]] = defaultdict(Counter)
+        self.targets: dict[str, Counter[str]] = defaultdict(Counter)
 
     def add(self, game: Mapping[str, Any], traj: Mapping[str, Any]) -> None:
         facts = read_init(game["pddl_problem"])
@@ -142,6 +145,8 @@ class _Tally:
         self.tasks[traj["task_type"]][
             room, params["object_target"], params["parent_target"] or params["toggle_target"]
         ] += 1
+        targets = {thing for thing, _ in facts["inReceptacle"] if type_of(thing) == params["object_target"]}
+        self.targets[traj["task_type"]][str(len(targets))] += 1
         places = {r: type_of(r) for r, _ in facts["receptacleType"]}
         self.plans[room][scene] = Counter(places.values())
         self._add_places(room, places, facts)
@@ -178,6 +183,7 @@ class _Tally:
             "openable": {k: round(c[True] / c.total(), 3) for k, c in sorted(self.opens.items())},
             "accepts": {k: sorted(v) for k, v in sorted(self.accepts.items())},
             "traits": {k: [t for t in TRAITS if self.traits[t][k] * 2 > self.seen[k]] for k in sorted(self.seen)},
+            "targets": {k: _sorted(c) for k, c in sorted(self.targets.items())},
             "tasks": {k: [[*what, n] for what, n in sorted(c.items())] for k, c in sorted(self.tasks.items())},
         }
 

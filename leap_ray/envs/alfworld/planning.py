@@ -54,8 +54,12 @@ def errands(world: World, goal: Goal) -> list[Move] | Want:
     if held and goal.kind == "look":
         return _light(world, goal)
     if held and not world.ready(goal, held):
-        devices = world.places(goal.device)
-        return [_errand(world, p, f"{goal.kind} {held} with {p}", "treat", held, shut=True) for p in devices]
+        return [
+            _errand(
+                world, p, f"{goal.kind} {held} with {p}", "treat", held, shut=True, more=_carry(world, goal, held, p)
+            )
+            for p in world.places(goal.device)
+        ]
     if held:
         settled = destination(world, goal)
         places = [settled] if settled else [p for p in world.places(goal.parent) if world.takes(p, held)]
@@ -103,12 +107,27 @@ def _fetch(world: World, goal: Goal) -> list[Move] | Want:
 
 
 def _left_to_do(world: World, goal: Goal, thing: str, place: str, lamps: set[str]) -> int:
-    """Trips and actions after the thing was taken, as far as they depend on which thing and place it was."""
+    """Actions after the thing was taken from the place."""
     if goal.kind == "look":
         return world.spots[place] not in lamps
     # Games of the real data hold things that count as being in two places: taken from one, they still are in the other.
     stays = any(kind_of(p) == goal.parent for p in world.inside[thing] if p != place)
-    return 2 * (not world.ready(goal, thing)) + 2 * (not stays)
+    if world.ready(goal, thing):
+        return 0 if stays else _carry(world, goal, thing, place, place)
+    devices = world.places(goal.device)
+    trips = [
+        (world.spots[d] != world.spots[place]) + 1 + (0 if stays else _carry(world, goal, thing, d, place))
+        for d in devices
+    ]
+    return min(trips, default=0)
+
+
+def _carry(world: World, goal: Goal, thing: str, start: str, opened: str = "") -> int:
+    """Actions from a place to having put the thing where it belongs; `opened` is a place no longer closed by then."""
+    settled = destination(world, goal)
+    ends = [settled] if settled else [p for p in world.places(goal.parent) if world.takes(p, thing)]
+    trips = [(world.spots[p] != world.spots[start]) + (p in world.closed and p != opened) + 1 for p in ends]
+    return min(trips, default=0)
 
 
 def _light(world: World, goal: Goal) -> list[Move] | Want:
