@@ -21,6 +21,7 @@ from leap_ray.errors import UserError
 NOTE = "Docker containers"
 IMAGE = "leap-ray-intercode:1"
 LABEL = "leap-ray-sandbox"  # its value: host name and owner
+WAITING = ("/bin/sh", "-c", "while :; do sleep 1000; done")  # process 1: no kill from inside ends it, and it buries the dead
 KILLED = 137  # exit status of a command that `timeout -s KILL` ended
 DOCKERFILE = f"""FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends {" ".join(PACKAGES)} && rm -rf /var/lib/apt/lists/*
@@ -69,7 +70,7 @@ class DockerSandbox:
         self.limits = limits
         self._engine = engine or client()
         self._container = self._engine.containers.run(
-            _image(self._engine), ["sleep", "infinity"], detach=True, init=True, network_disabled=True, network_mode="none",
+            _image(self._engine), list(WAITING), detach=True, network_disabled=True, network_mode="none",
             cap_drop=["ALL"], cap_add=["DAC_OVERRIDE", "FOWNER", "CHOWN", "KILL"], security_opt=["no-new-privileges"],
             mem_limit=limits.memory, memswap_limit=limits.memory, pids_limit=limits.processes, hostname=ENVIRONMENT["HOSTNAME"],
             environment=ENVIRONMENT, labels={LABEL: label()}, working_dir="/",

@@ -30,6 +30,8 @@ DESCRIBE = re.compile(
     r"\s*(?:DESC(?:RIBE)?|SHOW\s+(?:FULL\s+)?(?:COLUMNS|FIELDS)\s+(?:FROM|IN))\s+[`\"]?(\w+)[`\"]?\s*;?\s*$",
     re.IGNORECASE,
 )
+READS = re.compile(r"[\s(]*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|TABLE|VALUES)\b", re.IGNORECASE)
+WRITES_FILE = re.compile(r"\bINTO\s+(OUTFILE|DUMPFILE|@)", re.IGNORECASE)
 MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 Rows = list[tuple[Any, ...]]
 
@@ -108,7 +110,11 @@ def _only_reading(action: int, first: str | None, second: str | None, *_: Any) -
 
 
 class MysqlDatabase:
-    """A read-only session on a MySQL or MariaDB server that holds the dump's databases (`pip install leap-ray[mysql]`)."""
+    """A session on a MySQL or MariaDB server that holds the dump's databases (`pip install leap-ray[mysql]`).
+
+    Every statement runs in a read-only transaction of its own, and only statements that read are passed on. Give the URL of a
+    user who may SELECT and nothing else all the same: the server's own files are its administrator's to protect.
+    """
 
     def __init__(self, url: str, name: str) -> None:
         try:
@@ -123,7 +129,6 @@ class MysqlDatabase:
                 autocommit=True,
             )  # fmt: skip
             with self._connection.cursor() as cursor:
-                cursor.execute("SET SESSION TRANSACTION READ ONLY")
                 cursor.execute(_time_limit(self._connection.get_server_info()))
         except pymysql.MySQLError as error:
             raise UserError(f"intercode: {parts.hostname}:{parts.port}: {error}") from None
@@ -131,13 +136,19 @@ class MysqlDatabase:
 
     def execute(self, statement: str) -> Answer:
         """Run one statement."""
+        if not READS.match(statement) or WRITES_FILE.search(statement):
+            return Answer(None, "only statements that read are allowed")
         try:
             with self._connection.cursor() as cursor:
+                cursor.execute("START TRANSACTION READ ONLY")
                 cursor.execute(statement)
                 rows = [tuple(row) for row in cursor.fetchmany(ROWS + 1)]
                 some = cursor.description is not None
         except self._failed as error:
             return Answer(None, str(error.args[-1]))
+        finally:
+            with contextlib.suppress(self._failed):
+                self._connection.rollback()
         if len(rows) > ROWS:
             return Answer(None, f"more than {ROWS} rows")
         return Answer(rows if some else None)
