@@ -55,9 +55,10 @@ class Goal:
 
 
 def seeded(seed: int) -> random.Random:
-    """The generator of prices and bounds as WebShop's process has it after `random.seed(seed)`.
+    """The generator of prices and bounds as WebShop's process has it when it draws its first price.
 
-    The recorded original had drawn one 32-bit word by the time it drew its first price; without it no price agrees.
+    One 32-bit word has gone by then: the engine prints with `rich`, which draws an id when it is first used. Without it no
+    price or bound agrees with the original's.
     """
     rng = random.Random(seed)
     rng.getrandbits(32)
