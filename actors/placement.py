@@ -96,11 +96,12 @@ def _get(ref: ray.ObjectRef, name: str, timeout: float | None = None, allowed: f
     except GetTimeoutError:
         raise UserError(f"{name} did not answer within {allowed:.0f} s; the cluster: {describe_cluster()}") from None
     except RayActorError as error:
-        raise UserError(f"{name} died: {_first_line(error)}; its log is in the Ray session's folder") from error
+        raise UserError(f"{name} died: {_reason(error)}; its log is in the Ray session's folder") from error
     except RayTaskError as error:
         raise unwrap(error) from error
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """One line of what Ray says: the error itself where the actor could not be made, else how it ended."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if "creation task" in lines[0] else lines[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 import pytest
@@ -10,6 +11,8 @@ import ray
 
 from actors.placement import Ask, place, soon, wait
 from leap_ray.errors import UserError
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import this file
 
 
 class Sleeper:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from leap_ray.learning.model import probe_logprobs
 from leap_ray.serving import BASE, weights_name
 from leap_ray.types import Sampling
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import this file
 SAMPLING = Sampling(temperature=0.8, max_tokens=24)
 
 
