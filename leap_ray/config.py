@@ -132,7 +132,7 @@ class LearnerConfig:
     weighting: Literal["token", "example"] = "token"  # every loss token, or every example, counts the same
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # of the computation; masters of full training are float32
     activation_checkpointing: bool = False
-    attention: Literal["sdpa", "flex"] = "sdpa"  # flex: GPU only
+    attention: Literal["blocks", "sdpa", "flex"] = "blocks"  # sdpa: one dense mask; flex: GPU only, not yet run
     workers: int = 1  # FSDP2 from 2 on
     gpus_per_worker: float = 0
     cpus_per_worker: float = 0.5  # that Ray sets aside; computing threads are `threads`

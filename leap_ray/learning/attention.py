@@ -1,8 +1,8 @@
 """What each token of a row may attend to, in the form an attention kernel wants.
 
-CPU (and wherever memory allows): SDPA with a dense mask. GPU: FlexAttention with a block mask made from the same enter and
-exit times, which skips whole blocks of strangers. FlexAttention's backward does not exist on CPU: there the two masks and the
-forward passes are compared by the tests; the GPU path itself has not been run.
+Three forms of one relation, from the same enter and exit times. `blocks` (the default, `blocks.py`): exact attention in blocks
+of queries, anywhere. `sdpa`: one dense mask. `flex`: FlexAttention with a block mask, on GPUs; its backward does not exist on
+CPU, where the tests compare masks and forward passes, and the GPU path itself has not been run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,24 @@ def model_inputs(row: Row, attention: str, device: torch.device | str, dtype: to
         ids, positions, exits = _padded(ids, positions, exits)
     as_tensor = {"input_ids": ids, "position_ids": positions}
     inputs: dict[str, Any] = {k: torch.from_numpy(v).long()[None].to(device) for k, v in as_tensor.items()}
-    inputs["attention_mask"] = block_mask(exits, device) if attention == "flex" else dense_mask(exits, device, dtype)
+    if attention == "blocks":
+        from leap_ray.learning.blocks import make_blocks
+
+        inputs["tree_blocks"] = make_blocks(exits, device, dtype)
+    else:
+        dense = attention == "sdpa"
+        inputs["attention_mask"] = dense_mask(exits, device, dtype) if dense else block_mask(exits, device)
     inputs["logits_to_keep"] = torch.from_numpy(row.sources).long().to(device)
     return inputs | {"use_cache": False}
+
+
+def implementation(attention: str) -> str:
+    """The name by which transformers knows an attention of the configuration."""
+    if attention == "blocks":
+        from leap_ray.learning.blocks import register
+
+        return register()
+    return {"sdpa": "sdpa", "flex": "flex_attention"}[attention]
 
 
 def dense_mask(exits: np.ndarray, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:

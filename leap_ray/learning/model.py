@@ -10,7 +10,7 @@ import numpy as np
 
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
-from leap_ray.learning.attention import model_inputs
+from leap_ray.learning.attention import implementation, model_inputs
 from leap_ray.learning.objectives import sequence_logprobs, target_logprobs
 from leap_ray.learning.prefix_tree import Branch, Row, build_row
 from leap_ray.learning.sources import check_model, default_cache, materialize
@@ -63,8 +63,10 @@ def load_trainable(
     full = config.method == "full"
     dtype = torch.float32 if full and workers > 1 else getattr(torch, config.precision)
     source = init_from if full and init_from else folder
-    implementation = "flex_attention" if config.attention == "flex" else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=implementation)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, attn_implementation=implementation(config.attention)
+    )
+    _check_attention(model.config, folder)
     if not full:
         torch.manual_seed(seed)
         model = _with_lora(model, config, init_from)
@@ -73,6 +75,11 @@ def load_trainable(
         if not full:
             model.enable_input_require_grads()
     return model
+
+
+def _check_attention(config: Any, folder: Path) -> None:
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise UserError(f"student {folder.name} attends in sliding windows, which prefix trees do not support")
 
 
 def _with_lora(model: Any, config: LearnerConfig, init_from: Path | None) -> Any:

@@ -109,8 +109,9 @@ class Trainer:
             lr=config.learning_rate,
             betas=(config.betas[0], config.betas[1]),
             weight_decay=config.weight_decay,
-            foreach=False if device == "cpu" else None,
+            fused=workers == 1 or None,
         )
+        self._step_device = self.device if workers == 1 else "cpu"  # where AdamW counts its steps
 
     def step(self, batch: StepRows) -> dict[str, float]:
         """One optimiser step over this worker's rows. Returns the step's metrics, summed over all workers."""
@@ -199,7 +200,9 @@ class Trainer:
         for p in self.weights.masters:
             if not self.optimizer.state[p]:
                 self.optimizer.state[p].update(
-                    step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
+                    step=torch.zeros((), device=self._step_device),
+                    exp_avg=torch.zeros_like(p),
+                    exp_avg_sq=torch.zeros_like(p),
                 )
 
     def _sum_over_workers(self, sums: Sums) -> Sums:

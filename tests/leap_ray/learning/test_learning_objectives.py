@@ -43,7 +43,7 @@ def ours(model, reference, examples, objective, config=CONFIG) -> tuple[float, t
 
 
 def logprobs(model, row: Row) -> torch.Tensor:
-    return row_logprobs(model, row, "sdpa", "cpu", torch.float32)
+    return row_logprobs(tiny.with_attention(model, "blocks"), row, "blocks", "cpu", torch.float32)
 
 
 def backward(model, loss) -> tuple[float, torch.Tensor]:
@@ -53,7 +53,9 @@ def backward(model, loss) -> tuple[float, torch.Tensor]:
 
 
 def trl(trainer, batch) -> tuple[float, torch.Tensor]:
-    trainer.model.train()
+    for model in (trainer.model, getattr(trainer, "ref_model", None)):
+        if model is not None:
+            tiny.with_attention(model, "sdpa").train()
     return backward(trainer.model, trainer.compute_loss(trainer.model, batch))
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leap_ray.config import LearnerConfig
+from leap_ray.learning import blocks
 from leap_ray.learning.attention import model_inputs
 from leap_ray.learning.model import row_logprobs
 from leap_ray.learning.objectives import sft, target_logprobs
@@ -92,23 +93,32 @@ def gradients(model) -> torch.Tensor:
     return found
 
 
-MODELS = {(kind, lora): None for kind in tiny.CONFIGS for lora in (False, True)}
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """Rows of a test are short: blocks must be, too, to have borders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", 4)
+        yield
 
 
-@pytest.mark.parametrize("kind,lora", MODELS)
-@settings(max_examples=12, deadline=None)
+MODELS = {(k, lora, a): None for k in tiny.CONFIGS for lora in (False, True) for a in ("blocks", "sdpa")}
+
+
+@pytest.mark.parametrize("kind,lora,attention", MODELS)
+@settings(max_examples=10, deadline=None)
 @given(branches=forests())
-def test_logits_loss_and_gradients_equal_those_of_the_plain_examples(kind, lora, branches):
-    model = MODELS[kind, lora] = MODELS[kind, lora] or tiny.model(kind, lora).train()
+def test_logits_loss_and_gradients_equal_those_of_the_plain_examples(kind, lora, attention, branches):
+    key = kind, lora, attention
+    model = MODELS[key] = MODELS[key] or tiny.model(kind, lora, attention=attention).train()
     row = build_row(branches)
-    wanted, plain_logits = plain_loss(model, branches)
+    wanted, plain_logits = plain_loss(tiny.with_attention(model, "sdpa"), branches)
     wanted.backward()
     plain = gradients(model)
     with torch.no_grad():
-        logits = model(**model_inputs(row, "sdpa", "cpu", torch.float32)).logits[0]
+        logits = tiny.with_attention(model, attention)(**model_inputs(row, attention, "cpu", torch.float32)).logits[0]
     for s, expected in enumerate(plain_logits):
         torch.testing.assert_close(logits[row.pair_target[row.pair_sequence == s]], expected, atol=1e-4, rtol=1e-4)
-    loss = sft(row_logprobs(model, row, "sdpa", "cpu", torch.float32), row, LearnerConfig()).value
+    loss = sft(row_logprobs(model, row, attention, "cpu", torch.float32), row, LearnerConfig()).value
     loss.backward()
-    assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert float((gradients(model) - plain).norm() / plain.norm()) <= 1e-5

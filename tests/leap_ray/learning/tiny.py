@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from leap_ray.learning.attention import implementation
 from leap_ray.types import Example, Task
 
 VOCABULARY = 64
@@ -31,15 +32,24 @@ CONFIGS = {
 }
 
 
-def model(kind: str = "llama", lora: bool = False, seed: int = 0):
+def model(kind: str = "llama", lora: bool = False, seed: int = 0, attention: str = "blocks"):
     """A random model; with `lora`, an adapter whose two factors are both random, so that all its gradients are alive."""
     torch.manual_seed(seed)
-    made = AutoModelForCausalLM.from_config(CONFIGS[kind](), attn_implementation="sdpa", dtype=torch.float32)
+    made = AutoModelForCausalLM.from_config(
+        CONFIGS[kind](), attn_implementation=implementation(attention), dtype=torch.float32
+    )
     if lora:
         settings = LoraConfig(
             r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
         )
         made = get_peft_model(made, settings)
+    return made
+
+
+def with_attention(made, attention: str):
+    """The same model computing its attention another way."""
+    inner = made.get_base_model() if hasattr(made, "get_base_model") else made
+    inner.set_attn_implementation(implementation(attention))
     return made
 
 
