@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", default="auto", help="auto, host, or the folder of a Debian tree")
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "intercode")
     parser.add_argument("--golden", type=Path, default=SHARED / "golden" / "intercode")
@@ -93,7 +93,8 @@ def docker_turns(
             close, same = close + near, same + (text == turn["observation"])
             agree += (score == 1.0) == (turn["reward"] == 1.0)
             if not near:
-                line = f"fs_{place[0]} {place[1]} turn {turn['turn']}: {score:.2f}, recorded {turn['reward']:.2f}: {turn['action'][:90]}"
+                where = f"fs_{place[0]} {place[1]} turn {turn['turn']}"
+                line = f"{where}: {score:.2f}, recorded {turn['reward']:.2f}: {turn['action'][:90]}"
                 console.print(line, highlight=False, markup=False)
     count = len(records)
     return {

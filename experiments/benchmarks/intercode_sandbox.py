@@ -3,8 +3,8 @@
     python experiments/benchmarks/intercode_sandbox.py [--sandboxes 64] [--minutes 10] [--base auto] [--data FOLDER]
 
 First one sandbox alone: reset, step and submit, each beside what the same takes with a sandbox started anew for every command
-(the alternative without a process inside). Then many at once: each plays episodes of the gold command and two looks around,
-while memory, mounts and processes are sampled.
+(the alternative without a process inside). Then many at once: each plays episodes of the gold command and two looks around, with
+a pause before every action as a student would need, while memory, mounts and processes are sampled.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ MIB = 1 << 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sandboxes", type=int, default=64, help="open at once")
     parser.add_argument("--minutes", type=float, default=2.0, help="of the second part")
     parser.add_argument("--base", default="auto", help="auto, host, or the folder of a Debian tree")
     parser.add_argument("--data", default="embedded", help="embedded, or a folder of InterCode's data")
+    parser.add_argument("--think", type=float, default=0.5, help="seconds before every action of the second part")
     parser.add_argument("--rounds", type=int, default=40, help="episodes of the first part")
     args = parser.parse_args()
     env = InterCodeEnv(data=args.data, base=args.base)
     alone = measure_alone(env, args.base, args.rounds)
     print_alone(alone)
-    load = run_many(args.sandboxes, args.minutes * 60, args.data, args.base)
+    load = run_many(args.sandboxes, args.minutes * 60, args.think, args.data, args.base)
     print_load(load, args.sandboxes)
     env.close()
     medians = {f"{name}_ms": round(statistics.median(times) * 1e3, 1) for name, times in alone.items()}
@@ -103,13 +104,13 @@ class Load:
         }
 
 
-def run_many(count: int, seconds: float, data: str, base: str) -> Load:
+def run_many(count: int, seconds: float, think: float, data: str, base: str) -> Load:
     """`count` sandboxes at once for `seconds`, sampled once a second or so."""
     load = Load(mounts_before=mounts())
     deadline = time.monotonic() + seconds
     began = time.monotonic()
     with ThreadPoolExecutor(max_workers=count) as pool:
-        players = [pool.submit(play_until, deadline, data, base, seed, load) for seed in range(count)]
+        players = [pool.submit(play_until, deadline, think, data, base, seed, load) for seed in range(count)]
         while not all(player.done() for player in players):
             time.sleep(min(1.0, max(0.05, seconds / 100)))
             load.samples.append((time.monotonic() - began, own_memory(), sandboxes_memory(), mounts(), own_sandboxes()))
@@ -120,17 +121,16 @@ def run_many(count: int, seconds: float, data: str, base: str) -> Load:
     return load
 
 
-def play_until(deadline: float, data: str, base: str, seed: int, load: Load) -> None:
+def play_until(deadline: float, think: float, data: str, base: str, seed: int, load: Load) -> None:
     rng = random.Random(seed)
     env = InterCodeEnv(data=data, base=base)
     tasks = env.panel("train").tasks
     while time.monotonic() < deadline:
         try:
             env.reset(options={"task": rng.choice(tasks)})
-            for look in rng.sample(LOOKS, 2):
-                env.step(look)
-            env.step(env.item.gold if env.item else "")
-            _, score, _, _, info = env.step("submit")
+            for action in (*rng.sample(LOOKS, 2), env.item.gold if env.item else "", "submit"):
+                time.sleep(think)
+                _, score, _, _, info = env.step(action)
             with load.lock:
                 load.episodes += 1
                 load.scores.append(score)

@@ -121,7 +121,7 @@ def hidden_memory(t: Target) -> None:
         held(t.py(code).code == 0, f"{call} is allowed")
     held(t.sh("head -c 20000000 /dev/zero > /dev/shm/x").code != 0, "/dev/shm is not limited")
     held(t.sh("head -c 1000 /dev/zero > /dev/x").code != 0, "/dev can be written to")
-    shared = "import mmap,time\nfor i in range(6): m = mmap.mmap(-1, 60 << 20); m.write(b'x' * (60 << 20)); globals()[f'm{i}'] = m"
+    shared = "import mmap,time\nkept = [mmap.mmap(-1, 60 << 20) for _ in range(6)]\nfor m in kept: m.write(b'x' * (60 << 20))"
     held(t.py(f"{shared}\ntime.sleep(5)", 8).broke == "memory", "shared mappings are not counted")
     t.alive()
 
@@ -160,8 +160,9 @@ def host_files(t: Target) -> None:
         secret.chmod(0o644)
         ways = (
             f"cat {secret}", f"ln -s {secret} /link; cat /link", f"cat /proc/1/root{secret}", f"cat /proc/self/root{secret}",
-            f"cat /proc/*/root{secret}", f"cat /../../..{secret}", f"cat /proc/1/cwd{secret}", "cat /proc/*/environ", "cat /proc/1/environ",
-            f"cat /proc/*/fd/* {secret}", f"ln {secret} /hard && cat /hard", f"cat /usr/../..{secret}", f"grep -rs {SECRET} / --include=secret",
+            f"cat /proc/*/root{secret}", f"cat /../../..{secret}", f"cat /proc/1/cwd{secret}", "cat /proc/*/environ",
+            f"cat /proc/*/fd/* {secret}", f"ln {secret} /hard && cat /hard", f"cat /usr/../..{secret}",
+            f"grep -rs {SECRET} / --include=secret",
         )  # fmt: skip
         for way in ways:
             held(not said(t.sh(way), SECRET), f"the host's file was read: {way.replace(folder, '')}")
@@ -250,7 +251,8 @@ def outliving(t: Target) -> None:
         f"(setsid nohup bash -c 'exec -a {name} sleep 1000' >/dev/null 2>&1 &) ; disown -a; trap '' TERM HUP; sleep 0.2"
     )
     held(not visible_processes(name), "a process outlived its command")
-    daemon = f"import os,time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0: os.execv('/bin/sleep', ['{name}', '1000'])\ntime.sleep(.3)"
+    exec_ = f"os.execv('/bin/sleep', ['{name}', '1000'])"
+    daemon = f"import os,time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0: {exec_}\ntime.sleep(.3)"
     t.py(daemon)
     held(not visible_processes(name), "a daemon outlived its command")
 
@@ -294,7 +296,8 @@ def killed_owner(t: Target) -> None:
     """A sandbox whose owner is killed at a bad moment."""
     code = (
         "import sys; from leap_ray.envs.intercode.attacks import Target; from leap_ray.envs.intercode.rootfs import Base; "
-        "from pathlib import Path; t = Target(Base(Path(sys.argv[1]), sys.argv[2])); print(t.box.pid, flush=True); t.sh('sleep 600', 600)"
+        "from pathlib import Path; t = Target(Base(Path(sys.argv[1]), sys.argv[2])); print(t.box.pid, flush=True); "
+        "t.sh('sleep 600', 600)"
     )
     command = [sys.executable, "-c", code, str(t.base.path), t.base.kind]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -21,7 +21,11 @@ from leap_ray.errors import UserError
 NOTE = "Docker containers"
 IMAGE = "leap-ray-intercode:1"
 LABEL = "leap-ray-sandbox"  # its value: host name and owner
-WAITING = ("/bin/sh", "-c", "while :; do sleep 1000; done")  # process 1: no kill from inside ends it, and it buries the dead
+WAITING = (
+    "/bin/sh",
+    "-c",
+    "while :; do sleep 1000; done",
+)  # process 1: no kill from inside ends it, and it buries the dead
 KILLED = 137  # exit status of a command that `timeout -s KILL` ended
 DOCKERFILE = f"""FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends {" ".join(PACKAGES)} && rm -rf /var/lib/apt/lists/*

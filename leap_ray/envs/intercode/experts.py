@@ -37,6 +37,24 @@ INTENTS = (  # words of a task -> what to do about it, in general
     (r"\b(average|mean|sum|maximum|minimum)\b", "A figure over several values is asked for: pick them, then aggregate."),
     (r"\b(contain|match|search|find|list|display|show|print|which|what)", "Select by all conditions, print just what is asked."),
 )  # fmt: skip
+TROUBLES = (  # what an output says -> how to go on from there
+    (
+        r"^Malformed command",
+        "My quotes did not close or the output was no text, so I write the command anew with care.",
+    ),
+    (
+        r"^Command (timed out|stopped)",
+        "That took more than is allowed, so I narrow the command down to the place that matters.",
+    ),
+    (
+        r"syntax error|unexpected|Error executing query|Error: ",
+        "That failed on its wording, so I look at its form again.",
+    ),
+    (
+        r"No such file|cannot access|not found|doesn't exist",
+        "Something I named is not there, so I go by the task's own names.",
+    ),
+)
 DEFAULT_REASON = "I turn the task's words into one precise command and look at what it gives."
 
 
@@ -69,7 +87,8 @@ class GoldExpert:
             return self._advice(self._submission(), INTENTS[0][1])
         left = [part for part in self.plan[:-1] if part not in done]
         action = left[0] if left and self.plan[-1] not in done else self.plan[-1]
-        return self._advice(action, looking(action) or intent(self.item.query))
+        reason = looking(action) or intent(self.item.query)
+        return self._advice(action, f"{trouble(self.game.answer) if done else ''}{reason}")
 
     def _submission(self) -> str:
         return f"{SUBMIT} {function_name(self.item.gold)}" if isinstance(self.game, PythonGame) else SUBMIT
@@ -132,6 +151,14 @@ def intent(query: str) -> str:
         if re.search(pattern, query, re.IGNORECASE):
             return reason
     return DEFAULT_REASON
+
+
+def trouble(output: str) -> str:
+    """What to make of a last output that reports a failure, '' for one that does not."""
+    for pattern, reason in TROUBLES:
+        if re.search(pattern, output[:2000]):
+            return f"{reason} "
+    return ""
 
 
 def looking(action: str) -> str:

@@ -168,7 +168,10 @@ class Bubblewrap:
     def _send(self, header: dict, data: bytes = b"", first: str = "") -> None:
         lines = (f"{first!r}\n" if first else "") + json.dumps(header) + "\n"
         try:
-            _write(self._process.stdin, lines.encode() + data)
+            _write(self._process.stdin, lines.encode())
+            _write(
+                self._process.stdin, data
+            )  # on its own: a copy of a whole tree for every reset would only be thrown away
         except OSError:
             raise SandboxError("the sandbox ended") from None
 
