@@ -7,9 +7,10 @@ words out, Porter's stemmer with Martin Porter's own extensions. Snowball's "por
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import regex
+
+from leap_ray.envs.webshop.stemmer import stem
 
 _REMEMBERED = 40  # characters; a longer piece of text is seldom seen again
 MAX_TOKEN = 255  # characters; Lucene cuts a longer word into pieces of this length
@@ -88,11 +89,4 @@ def term_of(word: str) -> str:
     if len(word) >= 2 and word[-2] in "'’＇" and word[-1] in "sS":
         word = word[:-2]
     word = word.lower()
-    return "" if word in STOP_WORDS else _stemmer().stem(word)
-
-
-@lru_cache(maxsize=1)
-def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer(PorterStemmer.MARTIN_EXTENSIONS)
+    return "" if word in STOP_WORDS else stem(word)

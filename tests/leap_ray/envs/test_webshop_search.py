@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from leap_ray.envs.webshop import analysis
+from leap_ray.envs.webshop.catalogue import Catalogue
 from leap_ray.envs.webshop.search import Index, build_index, decode_length, encode_length
+from leap_ray.envs.webshop.stemmer import stem
 
 TEXTS = {
     "B2": "red cotton shirt, machine wash",
@@ -111,6 +113,32 @@ def test_the_short_way_for_ascii_finds_the_same_words(text: str) -> None:
 )
 def test_terms(word: str, term: str) -> None:
     assert analysis.term_of(word) == term
+
+
+_ENDINGS = """
+sses ies ss s eed ed ing at bl iz y ational tional enci anci izer bli alli entli eli ousli ization ation ator alism iveness
+fulness ousness aliti iviti biliti logi icate ative alize iciti ical ful ness al ance ence er ic able ible ant ement ment ent
+ion sion tion ou ism ate iti ous ive ize e ll l
+"""
+ENDINGS = _ENDINGS.split()
+
+
+@given(st.text("abceilnostuvwxyz'1é", max_size=8), st.lists(st.sampled_from(ENDINGS), max_size=3))
+@settings(max_examples=2000, deadline=None)
+def test_stems_are_those_of_nltk(start: str, endings: list[str]) -> None:
+    from nltk.stem.porter import PorterStemmer
+
+    word = start + "".join(endings)
+    assert stem(word) == PorterStemmer(PorterStemmer.MARTIN_EXTENSIONS).stem(word)
+
+
+def test_stems_of_every_word_in_the_products(real_shop: Catalogue) -> None:
+    from nltk.stem.porter import PorterStemmer
+
+    nltk = PorterStemmer(PorterStemmer.MARTIN_EXTENSIONS)
+    vocabulary = {word.lower() for product in real_shop for word in analysis.words(product.contents)}
+    assert len(vocabulary) > 10_000
+    assert [word for word in vocabulary if stem(word) != nltk.stem(word)] == []
 
 
 def test_lengths_are_kept_in_a_byte() -> None:
