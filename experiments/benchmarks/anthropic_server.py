@@ -1,8 +1,9 @@
 """A local server that speaks Anthropic's Messages and Message Batches protocol, for tests and benchmarks that must not pay.
 
-It is the protocol, not the model: it checks requests as the API does (key, roles, schema subset, cache breakpoints), counts tokens,
-keeps a prompt cache, enforces rate limits with the API's headers, bills, and can be told to fail in every way a network and a
-model fail. Its answers come from a few rules over the words of our own prompts (`plausible`): well-formed, seldom wise.
+It is the protocol, not the model: it checks requests as the API does (key, roles, schema subset, cache breakpoints), counts
+tokens, keeps a prompt cache, enforces rate limits with the API's headers, bills, and can be told to fail in every way a
+network and a model fail. Its answers come from a few rules over the words of our own prompts (`plausible`): well-formed,
+seldom wise.
 
     python -m experiments.benchmarks.anthropic_server --port 8765 --faults 0.3
     ANTHROPIC_API_KEY=test leap-ray run experiments/claude.yaml --teacher.base-url http://127.0.0.1:8765
@@ -83,7 +84,7 @@ class AnthropicServer:
         self.url = ""
         self._tries: Counter[str] = Counter()
         self._cache: dict[str, float] = {}
-        self._runner: web.AppRunner | None = None
+        self._runner: Any = None
 
     async def start(self, port: int = 0) -> str:
         """Listen on a local port; returns the URL."""
@@ -332,6 +333,9 @@ class AnthropicServer:
         key = body_key(body)
         self._tries[f"batch/{key}"] += 1
         fault = self.batch_faults.of(key, self._tries[f"batch/{key}"])
+        content = self.faults.of(key, self._tries[f"batch/{key}"])
+        content = content if content in CONTENT else None
+        self.books.failures.update(filter(None, [fault or content]))
         if fault == "expired":
             return {"custom_id": name, "result": {"type": "expired"}}
         try:
@@ -340,9 +344,8 @@ class AnthropicServer:
             return _errored(name, error.kind, str(error))
         if fault == "errored":
             return _errored(name, "api_error", "Internal server error")
-        content = self.faults.of(key, self._tries[f"batch/{key}"])
         usage, seeds = self._usage(body)
-        message = self._message(body, usage, content if content in CONTENT else None)
+        message = self._message(body, usage, content)
         self._charge(key, body, message["usage"], batch=True)
         self._remember(seeds)
         return {"custom_id": name, "result": {"type": "succeeded", "message": message}}

@@ -1,9 +1,9 @@
 """How close the live teacher comes to a provider's rate limit that nobody told it, and how seldom it is refused.
 
-A local server with the real API's protocol enforces limits of requests, input and output tokens a minute. The teacher starts not knowing
-them. `of_limit`: of the limit that binds, how much was used, over what the token bucket let through in that time (its
-first filling included). `refused_share`: requests answered 429. Compared in the same run: a fixed number of calls at once, too few and
-too many, with the SDK's own retries alone.
+A local server with the real API's protocol enforces limits of requests, input and output tokens a minute. The teacher starts
+not knowing them. `of_limit`: of the limit that binds, how much was used, over what the token bucket let through in that time
+(its first filling included). `refused_share`: requests answered 429. Compared in the same run: a fixed number of calls at
+once, too few and too many, with the SDK's own retries alone.
 
     python experiments/benchmarks/teacher_throughput.py --rpm 1200 --seconds 30
 """
@@ -55,7 +55,9 @@ def answer(body: dict[str, Any]) -> str:
     return "word " * (len(body["messages"][0]["content"][0]["text"]) // 12)
 
 
-async def measure(gate: Gate, limits: Limits, latency: tuple[float, float], seconds: float, words: int) -> dict[str, Any]:
+async def measure(
+    gate: Gate, limits: Limits, latency: tuple[float, float], seconds: float, words: int
+) -> dict[str, Any]:
     """Ask without end for `seconds`, and count at the server."""
     async with AnthropicServer(limits=limits, latency=latency, answer=answer) as server:
         provider = ClaudeProvider(gate, key="test", base_url=server.url, timeout=60, max_retries=8)
@@ -100,7 +102,9 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     rows = []
     for name, limit in limits.items():
-        rows.append((f"ours, {name} limited", await measure(Gate(arguments.most), limit, latency, arguments.seconds, 200)))
+        rows.append(
+            (f"ours, {name} limited", await measure(Gate(arguments.most), limit, latency, arguments.seconds, 200))
+        )
     for most in (4, arguments.most):
         limit = limits["requests"]
         label = f"{most} at once, SDK retries only"

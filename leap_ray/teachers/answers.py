@@ -29,7 +29,7 @@ class Reading:
 
 
 def enumerable(episode: Episode, most: int) -> tuple[str, ...]:
-    """All candidate actions of an episode, where an enumeration fits: every step has some, none stands for many, not above `most`.
+    """All candidate actions of an episode, where an enumeration fits: every step has some, none stands for many, at most `most`.
 
     One list for the whole episode, so that all its calls send the same schema and share the provider's prompt cache.
     """

@@ -177,7 +177,7 @@ def failure(error: Exception) -> CallFailed:
     import anthropic
 
     if isinstance(error, anthropic.APIStatusError):
-        body = error.body if isinstance(error.body, dict) else {}
+        body: Any = error.body if isinstance(error.body, dict) else {}
         inner = body.get("error") if isinstance(body.get("error"), dict) else {}
         words = (inner or {}).get("message") or "no message"
         fatal = error.status_code in (401, 402, 403, 404)

@@ -1,7 +1,7 @@
 """What a run's teacher will cost, before it runs: calls, tokens, dollars, hours.
 
-Built from what there is, in this order: the ledger of the run directory (a pilot, or the iterations before), the episodes played so
-far, and plain assumptions, which the estimate names. A pilot of some twenty episodes makes it good.
+Built from what there is, in this order: the ledger of the run directory (a pilot, or the iterations before), the episodes
+played so far, and plain assumptions, which the estimate names. A pilot of some twenty episodes makes it good.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from leap_ray.config import RunConfig, TeacherConfig
+from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState, make_env
 from leap_ray.teachers.answers import enumerable, schema
 from leap_ray.teachers.calls import Usage
@@ -46,10 +46,11 @@ class Estimate:
 
     def __str__(self) -> str:
         """Lines for people."""
+        time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{math.ceil(60 * self.hours)} minutes"
         lines = [
             f"{self.episodes:,.0f} episodes to correct or annotate, {self.calls:,.0f} calls",
             f"{self.input_tokens:,.0f} input and {self.output_tokens:,.0f} output tokens",
-            f"${self.dollars:,.2f} and about {self.hours:.1f} hours"
+            f"${self.dollars:,.2f} and about {time} of the teacher's work"
             + (f"; ${self.spent:,.2f} spent" if self.spent else ""),
         ]
         return "\n".join([*lines, *(f"  {words}" for words in self.basis)])
@@ -120,9 +121,14 @@ def per_episode(
     )
     basis = f"tokens from {len(sizes)} measured episodes" if sizes else "tokens assumed: no episode has been played"
     return PerEpisode(
-        calls, usage.input + usage.cache_write + usage.cache_read, output, dollars, SECONDS,
-        f"{basis}; {TOKENS_PER_CHARACTER} tokens a character, {thinking} tokens of thinking a call and {REPAIRS:.0%} repairs assumed",
-    )  # fmt: skip
+        calls,
+        usage.input + usage.cache_write + usage.cache_read,
+        output,
+        dollars,
+        SECONDS,
+        f"{basis}; {TOKENS_PER_CHARACTER} tokens a character, {thinking} tokens of thinking a call and {REPAIRS:.0%} "
+        "repairs assumed",
+    )
 
 
 def _from_ledger(done: Sequence[dict[str, Any]], episodes: int) -> PerEpisode:
@@ -160,13 +166,9 @@ def _to_correct(config: RunConfig, episodes: Sequence[Episode], ledger: Sequence
     """Episodes still to be sent to the teacher, and what the number stands on."""
     rollouts = demonstrations = 0.0
     for domain in config.domains:
-        env = make_env(domain.name, domain.settings)
-        size = (
-            len(env.resolve_panel(domain.train_panel)) if domain.train_tasks is None or domain.demo_tasks is None else 0
-        )
+        size = _panel_size(domain) if None in (domain.train_tasks, domain.demo_tasks) else 0
         rollouts += (domain.train_tasks if domain.train_tasks is not None else size) * len(config.rollout.seeds)
         demonstrations += (domain.demo_tasks if domain.demo_tasks is not None else size) * len(config.rollout.seeds)
-        env.close()
     rollouts *= config.iterations - 1
     threshold = {domain.name: domain.threshold or 0.0 for domain in config.domains}
     failed = sum(episode.score <= threshold.get(episode.task.domain, 0.0) for episode in episodes)
@@ -178,6 +180,14 @@ def _to_correct(config: RunConfig, episodes: Sequence[Episode], ledger: Sequence
     source = f"measured on {len(episodes)} rollouts" if episodes else "assumed"
     words = f"{rollouts:,.0f} rollouts, {share:.0%} of them failing ({source})"
     return left + annotated, words + (f", {annotated:,.0f} demonstrations to annotate" if annotated else "")
+
+
+def _panel_size(domain: DomainConfig) -> int:
+    env = make_env(domain.name, domain.settings)
+    try:
+        return len(env.resolve_panel(domain.train_panel))
+    finally:
+        env.close()
 
 
 def _hours(config: RunConfig, calls: float, seconds: float) -> float:

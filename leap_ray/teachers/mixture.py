@@ -78,8 +78,8 @@ class Gap:
     """Average realizability gap over a student's states (Definition 3.1).
 
     `tv`: total-variation distance, 0 to 1 (half the L1 distance of the definition), between teacher and student over the
-    candidate actions; `nll`: -log of the student's probability of the teacher's action, nats; `agreed`: share of states whose most
-    probable action is the teacher's.
+    candidate actions; `nll`: -log of the student's probability of the teacher's action, nats; `agreed`: share of states
+    whose most probable action is the teacher's.
     """
 
     tv: float

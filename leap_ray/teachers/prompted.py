@@ -1,7 +1,7 @@
 """Teachers that are asked in words: Claude, or any model behind an OpenAI-compatible server (LEAP, section 3.2).
 
-One call for a whole episode, or one for each step. What comes back is checked step by step: present, an available action, no leak.
-What fails the check is asked again, once, with what was wrong; what fails it again is left out under its reason.
+One call for a whole episode, or one for each step. What comes back is checked step by step: present, an available action,
+no leak. What fails the check is asked again, once, with what was wrong; what fails it again is left out under its reason.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How fast to ask: a gate that finds the provider's limit from its answers, without being told.
 
-Every response says how much of each limit remains (requests, input tokens, output tokens a minute). The gate keeps a copy of those
-token buckets, lets a request through when all of them hold enough, and lets the number of calls in flight grow with every answer
-until it is told to slow down. A refusal (429) stops everybody for as long as it says. Where a provider sends no such
+Every response says how much of each limit remains (requests, input tokens, output tokens a minute). The gate keeps a copy of
+those token buckets, lets a request through when all of them hold enough, and lets the number of calls in flight grow with
+every answer until it is told to slow down. A refusal (429) stops everybody for as long as it says. Where a provider sends no such
 headers, refusals alone steer: the window halves at each burst of them and grows back slowly.
 """
 

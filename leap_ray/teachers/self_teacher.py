@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from leap_ray.config import DomainConfig, TeacherConfig
@@ -48,7 +49,7 @@ class Hindsight:
             return [{"role": "user", "content": self.prompter.first_message(view)}]
         view = View(episode.instruction, (), steps[0].observation, steps[0].candidates, facts)
         messages = [{"role": "user", "content": self.prompter.first_message(view)}]
-        for before, step in zip(steps[:t], steps[1 : t + 1]):
+        for before, step in pairwise(steps[: t + 1]):
             said = before.text or render("chat/completion.j2", reason=before.reason, action=before.action)
             shown = step.candidates if self.prompter.show_candidates else ()
             turn = render("chat/turn.j2", observation=step.observation, candidates=shown).strip()

@@ -1,9 +1,9 @@
 """A small process of its own that makes paid calls, so that no answer is lost that was paid for.
 
 The API knows no idempotency key: a call whose caller dies while it is under way is charged, and its answer is gone. So the desk
-lives in a process that neither the teacher's actor nor the driver takes down with it. They speak to it over a local socket; when they
-are killed, it finishes what is under way, writes answer and cost to the store, and leaves after a while of quiet. The actor that
-Ray starts in their place finds the same sender, or a new one over the same store, and asks again: for nothing.
+lives in a process that neither the teacher's actor nor the driver takes down with it. They speak to it over a local socket;
+when they are killed, it finishes what is under way, writes answer and cost to the store, and leaves after a while of quiet.
+The actor that Ray starts in their place finds the same sender, or a new one over the same store, and asks again: for nothing.
 
 What remains uncertain is a `kill -9` of this process itself (or of the machine): its calls under way are written off as *lost*
 at the next start, counted in the ledger as dollars that may have been charged, and asked again.
@@ -60,7 +60,7 @@ class Sender:
         server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=LIMIT)
         where = {"port": server.sockets[0].getsockname()[1], "token": self.token, "pid": os.getpid()}
         _write_private(self.address, json.dumps(where))
-        while not self._may_go():
+        while not self._may_go():  # noqa: ASYNC110  half of what it looks at is a clock
             await asyncio.sleep(0.1)
         self.address.unlink(missing_ok=True)
         server.close()

@@ -1,6 +1,6 @@
 """A driver to be killed: corrects the wandering episodes through a sender, appending each correction to a file.
 
-    python asking.py FOLDER URL COUNT MODE
+python asking.py FOLDER URL COUNT MODE
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from leap_ray.types import to_json
 async def main(folder: Path, url: str, count: int, mode: str) -> None:
     config = TeacherConfig(kind="claude", base_url=url, timeout=2.0, mode=mode, batch_quiet=0.2)  # type: ignore[arg-type]
     teacher = build_teacher(config, [DomainConfig("corridor:Corridor")], folder)
-    with open(folder.parent / "corrections.jsonl", "a") as file:
+    with open(folder.parent / "corrections.jsonl", "a") as file:  # noqa: ASYNC230
 
         async def one(episode):
             correction = await teacher.correct(episode, privileged(episode))

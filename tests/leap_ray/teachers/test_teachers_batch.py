@@ -39,7 +39,7 @@ async def test_a_desk_that_leaves_while_the_batch_is_processed_is_followed_by_on
     async with AnthropicServer(key=KEY, batch_seconds=1.5) as server:
         async with claude(tmp_path, server, mode="batch") as teacher:
             work = asyncio.create_task(correct_all(teacher, episodes))
-            while not server.batches:
+            while not server.batches:  # noqa: ASYNC110  polls a process
                 await asyncio.sleep(0.02)
             work.cancel()
         async with claude(tmp_path, server, mode="batch") as teacher:
@@ -70,7 +70,7 @@ async def test_somebody_elses_batch_is_not_taken_for_ours(tmp_path):
         async with claude(tmp_path / "other", server, mode="batch") as other:
             async with claude(tmp_path / "ours", server, mode="batch") as ours:
                 theirs = asyncio.create_task(correct_all(other, wandering(10)[5:]))
-                while not server.batches:
+                while not server.batches:  # noqa: ASYNC110  polls a process
                     await asyncio.sleep(0.02)
                 corrections = await correct_all(ours, wandering(5))
                 await theirs
@@ -113,7 +113,6 @@ async def test_the_budget_bounds_what_is_in_batches(tmp_path):
 
 
 async def test_a_wrong_key_stops_the_run(tmp_path):
-    async with AnthropicServer(key="another") as server:
-        async with claude(tmp_path, server, mode="batch") as teacher:
-            with pytest.raises(UserError, match="HTTP 401"):
-                await correct_all(teacher, wandering(2))
+    async with AnthropicServer(key="another") as server, claude(tmp_path, server, mode="batch") as teacher:
+        with pytest.raises(UserError, match="HTTP 401"):
+            await correct_all(teacher, wandering(2))

@@ -130,7 +130,7 @@ def test_the_estimate_says_what_it_stands_on():
     assert annotated.episodes == live.episodes + 10
 
 
-@pytest.mark.parametrize("settings", [{}, {"mode": "batch"}, {"per": "step"}])
+@pytest.mark.parametrize("settings", [{}, {"mode": "batch"}])
 async def test_a_pilots_ledger_makes_the_estimate_good_to_a_quarter(tmp_path, settings):
     config, episodes = run_config(kind="claude", **settings), wandering(40)
     faults = Faults(0.15, ("500", "short", "malformed", "max_tokens"))

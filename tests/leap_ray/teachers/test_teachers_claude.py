@@ -45,7 +45,9 @@ async def test_under_every_fault_each_step_ends_with_one_outcome_and_the_books_a
             corrections = await correct_all(teacher, episodes)
             totals = await teacher.totals()
     stats = server.books.stats()
-    assert set(stats["failures"]) == {*TRANSPORT, *CONTENT}, "a kind of fault was never drawn: the test shows nothing of it"
+    assert set(stats["failures"]) == {*TRANSPORT, *CONTENT}, (
+        "a kind of fault was never drawn: the test shows nothing of it"
+    )
     assert [len(c.steps) for c in corrections] == [len(e.steps) for e in episodes]
     counted = outcomes(corrections)
     assert set(counted) <= {
@@ -66,9 +68,11 @@ async def test_a_transport_fault_is_retried_by_the_sdk_alone(tmp_path, fault):
         def of(self, key, attempt):
             return fault if attempt == 1 else None
 
-    async with AnthropicServer(key=KEY, faults=Once(), hang=3.0) as server:
-        async with claude(tmp_path, server, timeout=1.0) as teacher:
-            (correction,) = await correct_all(teacher, wandering(1))
+    async with (
+        AnthropicServer(key=KEY, faults=Once(), hang=3.0) as server,
+        claude(tmp_path, server, timeout=1.0) as teacher,
+    ):
+        (correction,) = await correct_all(teacher, wandering(1))
     assert Outcome.FAILED not in outcomes([correction])
     (row,) = read_ledger(tmp_path)
     assert row["attempts"] == 2 and server.books.attempts == 2
@@ -88,10 +92,9 @@ async def test_a_transport_fault_is_retried_by_the_sdk_alone(tmp_path, fault):
     ],
 )
 async def test_a_fault_that_lasts_costs_one_repair_and_then_the_steps(tmp_path, fault, expected, calls):
-    async with AnthropicServer(key=KEY, faults=Faults(1.0, (fault,))) as server:
-        async with claude(tmp_path, server) as teacher:
-            teacher.desk.provider.client.max_retries = 1
-            corrections = await correct_all(teacher, wandering(1, steps=12))
+    async with AnthropicServer(key=KEY, faults=Faults(1.0, (fault,))) as server, claude(tmp_path, server) as teacher:
+        teacher.desk.provider.client.max_retries = 1
+        corrections = await correct_all(teacher, wandering(1, steps=12))
     assert set(outcomes(corrections)) <= expected
     assert expected - {Outcome.CORRECTED, Outcome.AGREED} <= set(outcomes(corrections))
     assert len(read_ledger(tmp_path)) == calls

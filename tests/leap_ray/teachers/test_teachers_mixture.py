@@ -9,17 +9,28 @@ from hypothesis import strategies as st
 
 from leap_ray.teachers.mixture import constrained, gap, kl, normalised
 
-# Sums of token log-probabilities of six actions, as SmolLM2-135M-Instruct gave them without and with privileged state.
-PLAIN = [-7.13, -6.02, -9.85, -4.41, -8.27, -5.66]
-PRIVILEGED = [-9.92, -7.35, -3.18, -6.77, -10.04, -8.91]
+# Recorded from SmolLM2-135M-Instruct: log-probabilities of seven actions in the corridor, without and with privileged state
+# ("The coin 1 is at drawer 2."), at the first two steps of an episode. Sums over the tokens of each completion, nats.
+RECORDED = [
+    (
+        [-37.9979, -38.4975, -38.688, -38.9642, -39.4231, -34.2479, -32.3897],
+        [-36.78, -36.2175, -35.9955, -34.8683, -38.019, -40.322, -38.5506],
+    ),
+    (
+        [-18.1905, -17.5199, -21.1758, -20.0157, -22.0708, -25.5613, -24.18],
+        [-21.1441, -20.0908, -21.2083, -19.7651, -22.7128, -30.4751, -25.8817],
+    ),
+]
+PLAIN, PRIVILEGED = RECORDED[0]
 
 scores = st.lists(st.floats(-30, 0), min_size=6, max_size=6)
 
 
-@pytest.mark.parametrize("delta", [0.001, 0.01, 0.1, 0.5, 1.0, 2.0])
-def test_the_kl_used_is_delta_within_one_percent(delta):
-    mixture = constrained(PLAIN, PRIVILEGED, delta)
-    spent = kl(np.log(mixture.probabilities), normalised(PLAIN))
+@pytest.mark.parametrize("plain, privileged", RECORDED)
+@pytest.mark.parametrize("delta", [0.001, 0.01, 0.1, 0.25, 0.5])
+def test_the_kl_used_is_delta_within_one_percent(plain, privileged, delta):
+    mixture = constrained(plain, privileged, delta)
+    spent = kl(np.log(mixture.probabilities), normalised(plain))
     assert spent == pytest.approx(delta, rel=0.01) and mixture.kl == pytest.approx(spent, rel=1e-6)
     assert 0 < mixture.beta < 1
 
@@ -52,7 +63,7 @@ def test_no_policy_in_the_ball_is_nearer_to_the_privileged_expert():
     best = kl(np.log(constrained(PLAIN, PRIVILEGED, delta).probabilities), high)
     inside = 0
     for _ in range(4000):
-        other = normalised(low + rng.normal(0, 1, 6) + rng.uniform(0, 0.5) * (high - low))
+        other = normalised(low + rng.normal(0, 1, 7) + rng.uniform(0, 0.5) * (high - low))
         if kl(other, low) <= delta:
             inside += 1
             assert kl(other, high) >= best - 1e-6

@@ -42,7 +42,9 @@ def test_costs_are_learnt_without_cached_reads():
 async def test_it_waits_for_the_bucket_that_is_empty():
     clock = Clock()
     gate = Gate(8, clock)
-    gate.saw(200, headers(requests_limit=60, requests_remaining=2, output_tokens_limit=6000, output_tokens_remaining=5999))
+    gate.saw(
+        200, headers(requests_limit=60, requests_remaining=2, output_tokens_limit=6000, output_tokens_remaining=5999)
+    )
     gate.leave(await gate.enter(REQUEST), REQUEST, Usage(10, 10))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
@@ -81,7 +83,9 @@ def test_a_burst_of_refusals_shrinks_the_window_once_and_answers_grow_it():
     assert gate.window == 64
 
 
-@pytest.mark.parametrize("limits", [Limits(600, 1e9, 1e9, 0.1), Limits(1e6, 200_000, 1e9, 0.1), Limits(1e6, 1e9, 60_000, 0.1)])
+@pytest.mark.parametrize(
+    "limits", [Limits(600, 1e9, 1e9, 0.1), Limits(1e6, 200_000, 1e9, 0.1), Limits(1e6, 1e9, 60_000, 0.1)]
+)
 async def test_it_comes_close_to_a_limit_nobody_told_it_and_is_hardly_refused(limits):
     # How much of the limit is used depends on the machine's speed: the benchmark states it.
     ours = await measure(Gate(12), limits, (0.05, 0.15), 2.0, 200)

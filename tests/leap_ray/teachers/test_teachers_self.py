@@ -1,0 +1,156 @@
+"""The student as its own teacher, and the constrained expert over its weights."""
+
+import dataclasses
+import math
+
+import pytest
+from corridor import play
+from desks import privileged
+
+from leap_ray.config import DomainConfig, TeacherConfig
+from leap_ray.policy import Prompter, tokenize
+from leap_ray.teachers.constrained import ConstrainedTeacher, action_scores, realizability_gap
+from leap_ray.teachers.self_teacher import Hindsight, SelfTeacher
+from leap_ray.types import Completion, Outcome
+
+CORRIDOR = [DomainConfig("corridor:Corridor")]
+HIDDEN = "The coin 1 is at drawer 2."
+
+
+class Scripted:
+    """Says its lines in turn, scores an action by a table: what a server would answer, decided by the test."""
+
+    def __init__(self, prompter, *lines, scores=None):
+        self.prompter, self.lines, self.scores, self.asked = prompter, list(lines), scores or {}, []
+
+    async def complete(self, prompt_ids, sampling, seed, policy, request_id):
+        self.asked.append((self.prompter.tokenizer.decode(prompt_ids), seed, policy, request_id))
+        reason, action = self.lines.pop(0) if len(self.lines) > 1 else self.lines[0]
+        ids = tuple(self.prompter.completion_ids(reason, action))
+        return Completion(ids, (0.0,) * len(ids), "stop")
+
+    async def score(self, prompt_ids, candidates, policy, key):
+        told = HIDDEN in self.prompter.tokenizer.decode(prompt_ids)
+        table = self.scores["privileged" if told else "plain"]
+        texts = [self.prompter.text(tuple(ids)) for ids in candidates]
+        return [[-0.5, next(s for action, s in table.items() if text.endswith(action))] for text in texts]
+
+
+@pytest.fixture(scope="module", params=["chat", "leap"])
+def prompter(student_folder, request):
+    return Prompter.load(str(student_folder), request.param, True)
+
+
+def episode_of(prompter, *actions):
+    episode = play(list(actions), policy="corridor-iter1-ab")
+    return tokenize(episode, prompter, "")
+
+
+def self_teacher(prompter, *lines, kind=SelfTeacher, scores=None, max_length=4096, **settings):
+    student = Scripted(prompter, *lines, scores=scores)
+    return student, kind(student, prompter, TeacherConfig(kind="self", **settings), CORRIDOR, max_length=max_length)
+
+
+async def test_it_reads_what_the_student_read_and_what_is_hidden(prompter):
+    episode = episode_of(prompter, "go to desk 1", "dance")
+    student, teacher = self_teacher(prompter, ("Drawers hold small things.", "go to drawer 2"), correct="all")
+    correction = await teacher.correct(episode, privileged(episode))
+    assert [s.action for s in correction.steps] == ["go to drawer 2"] * 2
+    assert {s.outcome for s in correction.steps} == {Outcome.CORRECTED}
+    first, second = sorted(student.asked, key=lambda asked: len(asked[0]))
+    assert HIDDEN in first[0] and HIDDEN in second[0]
+    assert "At desk 1" not in first[0] and "At desk 1" in second[0]  # nothing of what came later
+    assert {asked[2] for asked in student.asked} == {"corridor-iter1-ab"}
+    assert HIDDEN not in prompter.tokenizer.decode(episode.prompt_ids(1))
+
+
+async def test_the_student_prompt_is_rebuilt_word_for_word(prompter):
+    episode = episode_of(prompter, "go to desk 1", "go to shelf 1", "leave")
+    hindsight = Hindsight(prompter, CORRIDOR)
+    for t in range(3):
+        rebuilt = prompter.tokenizer.decode(hindsight.ids(hindsight.messages(episode, t)))
+        assert rebuilt == prompter.tokenizer.decode(episode.prompt_ids(t))
+
+
+async def test_an_answer_that_cannot_be_used_is_drawn_once_more(prompter):
+    episode = episode_of(prompter, "dance")
+    student, teacher = self_teacher(prompter, ("I fly.", "fly"), ("A shelf it is.", "go to shelf 1"))
+    correction = await teacher.correct(episode, privileged(episode))
+    assert correction.steps[0].action == "go to shelf 1"
+    assert len(student.asked) == 2 and student.asked[0][1] != student.asked[1][1]
+    for line, outcome in [
+        (("I fly.", "fly"), Outcome.UNAVAILABLE),
+        (("The coin 1 is in drawer 2.", "go to drawer 2"), Outcome.REVEALS),
+        (("", ""), Outcome.UNPARSED),
+    ]:
+        student, teacher = self_teacher(prompter, line)
+        correction = await teacher.correct(episode, privileged(episode))
+        assert correction.steps[0].outcome is outcome and len(student.asked) == 2
+
+
+async def test_a_prompt_that_does_not_fit_costs_its_step(prompter):
+    episode = episode_of(prompter, "go to desk 1", "dance")
+    student, teacher = self_teacher(prompter, ("x", "leave"), max_length=150)
+    correction = await teacher.correct(episode, privileged(episode))
+    assert {s.outcome for s in correction.steps} == {Outcome.FAILED} and "150" in correction.steps[0].detail
+    assert not student.asked
+
+
+async def test_it_annotates_with_the_base_student(prompter):
+    demonstration = dataclasses.replace(episode_of(prompter, "go to desk 1", "dance"), policy="expert:demonstrator")
+    student, teacher = self_teacher(prompter, ("Start with the desk.", "go to desk 1"))
+    annotated = await teacher.annotate(demonstration)
+    assert [s.action for s in annotated.steps] == ["go to desk 1", "dance"]
+    assert annotated.steps[0].reason == "Start with the desk."
+    assert {asked[2] for asked in student.asked} == {"base"} and HIDDEN not in student.asked[0][0]
+
+
+@pytest.mark.parametrize("delta, expected", [(0.0, "go to desk 1"), (0.3, None), (math.inf, "go to drawer 2")])
+async def test_the_constrained_expert_and_its_ends(prompter, delta, expected):
+    episode = episode_of(prompter, "leave")
+    others = dict.fromkeys(episode.steps[0].candidates, -6.0)
+    scores = {
+        "plain": {**others, "go to desk 1": -1.0, "go to drawer 2": -2.5},
+        "privileged": {**others, "go to desk 1": -4.0, "go to drawer 2": -0.5},
+    }
+    _, teacher = self_teacher(
+        prompter, ("It is a place like any other.", "x"), kind=ConstrainedTeacher, scores=scores, delta=delta
+    )
+    correction = await teacher.correct(episode, privileged(episode))
+    (step,) = correction.steps
+    assert step.outcome is Outcome.CORRECTED and step.reason == "It is a place like any other."
+    assert expected is None or step.action == expected
+    spent = float(step.detail.split()[1])
+    assert spent == pytest.approx(delta, rel=0.01) if delta < 1 else spent > 0.5
+    assert f"delta {delta:g}" in correction.summary
+
+
+async def test_the_gap_of_a_teacher_on_the_students_states(prompter):
+    episode = episode_of(prompter, "leave", "dance")
+    others = dict.fromkeys(episode.steps[0].candidates, -9.0)
+    student, teacher = self_teacher(
+        prompter, ("Why not.", "go to drawer 2"), scores={"plain": {**others, "go to drawer 2": -0.1}}
+    )
+    correction = await teacher.correct(episode, privileged(episode))
+    near = await realizability_gap(student, prompter, [(episode, correction)], "base")
+    assert near.states == 2 and near.tv < 0.01 and near.agreed == 1
+    student.scores = {"plain": {**others, "go to shelf 1": -0.1}}
+    far = await realizability_gap(student, prompter, [(episode, correction)], "base")
+    assert far.tv > 0.99 and far.agreed == 0
+
+
+@pytest.mark.slow
+async def test_the_constrained_expert_over_the_real_student(student_folder):
+    from served import InProcessStudent
+
+    student = InProcessStudent(str(student_folder))
+    episode = tokenize(play(["go to desk 1"]), student.prompter, "")
+    for delta in (0.0, 0.05, math.inf):
+        config = TeacherConfig(kind="constrained", delta=delta, correct="all")
+        teacher = ConstrainedTeacher(student, student.prompter, config, CORRIDOR)
+        (step,) = (await teacher.correct(episode, privileged(episode))).steps
+        spent = float(step.detail.split("KL ")[1].split()[0])
+        assert spent == pytest.approx(delta, rel=0.01) if math.isfinite(delta) else spent > 0
+    actions = episode.steps[0].candidates
+    scores = await action_scores(student, student.prompter, episode.prompt_ids(0), actions, "base", "k")
+    assert len(scores) == len(actions) and all(-200 < score < 0 for score in scores)
