@@ -1,0 +1,170 @@
+"""The learner through Ray Data and Ray Train: a PEFT folder out of examples, kill -9 and resume, a second iteration by DPO."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from actors.learner import PROGRESS, TrainResult, train
+from leap_ray.config import LearnerConfig
+from leap_ray.errors import UserError
+from leap_ray.learning.loop import read_progress
+from leap_ray.learning.model import probe_logprobs
+from leap_ray.learning.rows import to_record
+from leap_ray.types import Example, Task, to_plain
+
+VOCABULARY, STOP = 64, 2
+CONFIG = LearnerConfig(
+    rank=4, alpha=8, dropout=0.1, precision="float32", learning_rate=1e-2, dpo_learning_rate=1e-2, beta=0.5,
+    batch_tokens=32, row_tokens=64, epochs=8, checkpoint_every=5, threads=1, clip_norm=1.0, warmup_steps=2, window=24,
+)  # fmt: skip
+DRIVER = """
+import json, sys, ray
+from pathlib import Path
+from actors.learner import train
+from leap_ray.config import LearnerConfig
+from leap_ray.types import Example, from_plain
+told = json.loads(Path(sys.argv[1]).read_text())
+ray.init(address=told["address"], log_to_driver=False)
+train([from_plain(Example, e) for e in told["examples"]], model=told["model"], init_from=None,
+      output=Path(told["output"]), storage=Path(told["storage"]), config=from_plain(LearnerConfig, told["config"]),
+      objective="sft", seed=0, adapter_name="toy-iter0")
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A tiny random Llama with a tokenizer, as a local folder."""
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, eos_token_id=STOP, bos_token_id=1, pad_token_id=0, initializer_range=0.2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    core = Tokenizer(models.WordLevel({f"<{i}>": i for i in range(VOCABULARY)}, unk_token="<3>"))
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<2>", pad_token="<0>").save_pretrained(folder)
+    return folder
+
+
+def examples(iteration: int = 0, episodes: int = 10) -> list[Example]:
+    """Corrected episodes of four steps."""
+    rng = np.random.default_rng(iteration)
+    made = []
+    for e in range(episodes):
+        history = [1, 5, *map(int, rng.integers(3, VOCABULARY, 6))]
+        for t in range(4):
+            said, better = ([*map(int, rng.integers(3, VOCABULARY, 3)), STOP] for _ in range(2))
+            task = Task("toy", f"task{e}", "train")
+            made.append(Example(f"{iteration}-{e}/{t}", task, iteration, tuple(history), tuple(better), tuple(said)))
+            history += [*said, *map(int, rng.integers(3, VOCABULARY, 4))]
+    return made
+
+
+def arguments(model: Path, folder: Path, **more) -> dict:
+    common = dict(model=str(model), init_from=None, config=CONFIG, objective="sft", seed=0, adapter_name="toy-iter0")
+    return common | {"output": folder / "output", "storage": folder / "storage"} | more
+
+
+@pytest.fixture(scope="module")
+def first(ray_session, model, tmp_path_factory) -> tuple[TrainResult, dict]:
+    """An undisturbed training, and how to ask for it again."""
+    asked = arguments(model, tmp_path_factory.mktemp("first"))
+    return train(examples(), **asked), asked
+
+
+@pytest.mark.slow
+def test_the_result_is_a_peft_folder_with_its_card(first, model):
+    result, asked = first
+    lines = read_progress(asked["output"] / PROGRESS)
+    assert [line["step"] for line in lines] == list(range(1, lines[0]["steps"] + 1))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert result.metrics["plain_tokens"] > 1.5 * result.metrics["tokens"] > 0
+    folder = Path(result.folder)
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
+    card = (folder / "README.md").read_text()
+    assert "toy-iter0" in card and "40 examples" in card and "learning_rate: 0.01" in card
+    example = examples()[5]
+    before, after = (
+        sum(probe_logprobs(model, adapter, [example.prompt], [example.response])[0]) for adapter in (None, folder)
+    )
+    assert after > before, "the adapter, loaded by peft, must make a trained response likelier"
+
+
+@pytest.mark.slow
+def test_asked_again_it_answers_at_once(first):
+    result, asked = first
+    assert train([], **asked) == result
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_undisturbed(first, model, tmp_path):
+    result, _ = first
+    asked = arguments(model, tmp_path)
+    told = {"address": ray.get_runtime_context().gcs_address, "examples": to_plain(examples()), "model": str(model)}
+    told |= {"output": str(asked["output"]), "storage": str(asked["storage"]), "config": to_plain(CONFIG)}
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path / "told.json")], start_new_session=True)
+    deadline = time.monotonic() + 200
+    while len(read_progress(asked["output"] / PROGRESS)) < 7:  # past the first checkpoint
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert not (asked["output"] / "result.json").exists(), "the training was over before it could be killed"
+    resumed = train(examples(), **asked)
+    wanted, found = (load_file(Path(r.folder) / "adapter_model.safetensors") for r in (result, resumed))
+    assert wanted.keys() == found.keys() and all(torch.equal(wanted[k], found[k]) for k in wanted)
+    lines = read_progress(asked["output"] / PROGRESS)
+    assert [line["step"] for line in lines] == list(range(1, lines[0]["steps"] + 1))
+
+
+@pytest.mark.slow
+def test_a_second_iteration_by_dpo_goes_on_from_the_first(first, model, tmp_path):
+    result, _ = first
+    config = replace(CONFIG, dropout=0.0, epochs=1, holdout=0.2, on_bad_example="drop")
+    pairs = [*examples(), *examples(1)]
+    pairs[0] = replace(pairs[0], rejected=())
+    pairs[7] = replace(pairs[7], response=pairs[7].response[:-1])
+    dataset = ray.data.from_items([to_record(e) for e in pairs])
+    asked = arguments(model, tmp_path, config=config, objective="dpo", init_from=Path(result.folder))
+    second = train(dataset, **asked)
+    lines = read_progress(asked["output"] / PROGRESS)
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=2e-2), "the policy begins as its own reference"
+    assert "eval_loss" in second.metrics and lines[-1]["steps"] == len(lines)
+    reasons = " ".join(second.problems)
+    assert "no pair" in reasons and "stop token is not under the loss" in reasons and sum(second.problems.values()) == 2
+
+
+def test_bad_input_is_refused_before_anything_starts(model, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        train(examples(), **arguments(tmp_path / "nothing", tmp_path))
+    with pytest.raises(UserError, match="previous weights .* hold no adapter_config.json"):
+        train(examples(), **arguments(model, tmp_path, init_from=tmp_path))
+
+
+@pytest.mark.slow
+def test_an_example_that_cannot_be_trained_on_is_named(ray_session, model, tmp_path):
+    broken = examples(episodes=2)
+    broken[3] = replace(broken[3], response=())
+    with pytest.raises(UserError, match=r"1 examples cannot be trained on: 0-0/3: its loss mask is empty"):
+        train(broken, **arguments(model, tmp_path))
+    with pytest.raises(UserError, match="no example to train on"):
+        train([], **arguments(model, tmp_path))
