@@ -5,7 +5,7 @@ NLTK's `MARTIN_EXTENSIONS` mode gives the same stems; importing it costs every e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 VOWELS = frozenset("aeiou")
@@ -13,6 +13,7 @@ _STEP_2 = (
     ("ational", "ate"), ("tional", "tion"), ("enci", "ence"), ("anci", "ance"), ("izer", "ize"), ("bli", "ble"), ("alli", "al"),
     ("entli", "ent"), ("eli", "e"), ("ousli", "ous"), ("ization", "ize"), ("ation", "ate"), ("ator", "ate"), ("alism", "al"),
     ("iveness", "ive"), ("fulness", "ful"), ("ousness", "ous"), ("aliti", "al"), ("iviti", "ive"), ("biliti", "ble"),
+    ("logi", "log"),
 )  # fmt: skip
 _STEP_3 = (
     ("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""), ("ness", ""),
@@ -30,11 +31,8 @@ def stem(word: str) -> str:
     word = _past(_plural(word))
     if word.endswith("y") and _has_vowel(word[:-1]):
         word = f"{word[:-1]}i"
-    if word.endswith("logi"):
-        word = word[:-1] if _measure(word[:-3]) > 0 else word
-    else:
-        word = _replaced(word, _STEP_2, lambda start: _measure(start) > 0)
-    word = _replaced(word, _STEP_3, lambda start: _measure(start) > 0)
+    for rules in (_STEP_2, _STEP_3):
+        word = _replaced(word, rules)
     return _tidied(_without_ending(word))
 
 
@@ -62,12 +60,12 @@ def _past(word: str) -> str:
     return f"{start}e" if _measure(start) == 1 and _is_short(start) else start
 
 
-def _replaced(word: str, rules: Sequence[tuple[str, str]], applies: Callable[[str], bool]) -> str:
-    """The word by the first rule whose ending it has: replaced where the rule applies, else as it is."""
+def _replaced(word: str, rules: Sequence[tuple[str, str]]) -> str:
+    """Steps 2 and 3: the first ending that the word has is replaced, if enough of a word stands before it."""
     for ending, new in rules:
         if word.endswith(ending):
             start = word[: -len(ending)]
-            return start + new if applies(start) else word
+            return start + new if _measure(start) > 0 else word
     return word
 
 
