@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ class EnvironmentActor:
         self._busy = Gauge("leap_episodes_playing", "Episodes being played now", tag_keys=("domain",))
         for metric in (self._episodes, self._steps, self._busy):
             metric.set_default_tags(tags)
+
+    async def pid(self) -> int:
+        """The process this actor runs in."""
+        return os.getpid()
 
     async def play(self, attempt: Attempt) -> Episode:
         """Play one whole episode of the student."""
@@ -131,7 +136,8 @@ class EnvironmentPool:
     ) -> None:
         self.domain = domain
         self.config = config
-        self._make_args = (domain, prompts, student)
+        # The pool keeps the reference: an actor that Ray restarts reads its arguments once more.
+        self._make_args = (domain, prompts, ray.put(student))
         self._made = [0] * config.actors
         self._played = [0] * config.actors
         self._actors: list[Any] = [self._new(i) for i in range(config.actors)]

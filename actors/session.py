@@ -35,6 +35,8 @@ def ray_session(verbose: bool) -> Iterator[None]:
         raise UserError(f"Ray could not be reached or started ({address or 'on this machine'}): {error}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
+    for name in ("ray.data", "ray.train"):  # their own lines about every small data set would bury ours
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
     context.execution_options.preserve_order = True  # the same records give the same examples in the same order
     try:
         yield

@@ -212,8 +212,9 @@ def show(args: Show) -> None:
 def _print_tables(folder: Path) -> None:
     from leap_ray.report import tables
 
-    for table in (tables.evaluation_table, tables.gathering_table, tables.training_table):
-        out.print(table(folder))
+    wide = out if out.is_terminal else Console(width=max(out.width, 140))  # a log has no width to keep to
+    for table in (tables.evaluation_table, tables.kinds_table, tables.gathering_table, tables.training_table):
+        wide.print(table(folder))
 
 
 def data(args: Data) -> None:

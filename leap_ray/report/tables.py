@@ -10,9 +10,6 @@ from rich.table import Table
 from leap_ray.errors import UserError
 from leap_ray.journal import read_json
 
-# Parts of a score that have names of their own in the paper's tables.
-PART_TITLES = {"att": "att", "option": "option", "type": "type", "price": "price"}
-
 
 def results(run: Path, stage: str) -> list[tuple[str, str, dict[str, Any]]]:
     """(iteration, domain, result) of every finished stage of that kind, in order."""
@@ -24,30 +21,48 @@ def results(run: Path, stage: str) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def evaluation_table(run: Path) -> Table:
-    """Success with its 95 % Wilson interval, actions and invalid actions, per task kind and part of the score."""
-    rows = results(run, "evaluate")
-    if not rows:
-        raise UserError(f"{run} holds no finished evaluation yet")
-    kinds = sorted({kind for _, _, r in rows for kind in r["kinds"]})
+    """Success with its 95 % Wilson interval, actions, invalid actions, and the parts of the score."""
+    rows = _evaluations(run)
     parts = list(dict.fromkeys(part for _, _, r in rows for part in r["parts"]))
-    table = Table(
-        title=f"{run.name}: evaluation", caption="success %: 95 % Wilson interval; per kind: success % (episodes)"
-    )
-    for title in ("policy", "domain", "panel", "n", "success %", "score", "actions", "when won", "invalid %"):
-        table.add_column(title, justify="left" if title in ("policy", "domain", "panel") else "right", no_wrap=True)
-    for title in [*(PART_TITLES.get(p, p) for p in parts), *(short(k) for k in kinds)]:
-        table.add_column(title, justify="right")
+    table = Table(title=f"{run.name}: evaluation", caption="success %: with its 95 % Wilson interval")
+    for title in ("policy", "domain", "n", "success %", "score", "actions", "when won", "invalid %", *parts):
+        table.add_column(title, justify="left" if title in ("policy", "domain") else "right", no_wrap=True)
     for iteration, domain, r in rows:
         low, high = r["interval"]
         table.add_row(
-            iteration, domain, r["panel"], str(r["episodes"]),
+            iteration, domain.split(":")[-1], str(r["episodes"]),
             f"{100 * r['success']:.1f} [{100 * low:.0f}–{100 * high:.0f}]",
             f"{r['score_scale'] * r['score']:.1f}", f"{r['actions']:.1f}", _number(r["actions_success"]),
             f"{100 * r['invalid']:.0f}",
             *(f"{100 * r['parts'].get(p, 0):.1f}" if r["parts"] else "" for p in parts),
-            *(f"{100 * r['kinds'][k][1]:.0f} ({r['kinds'][k][0]})" if k in r["kinds"] else "" for k in kinds),
         )  # fmt: skip
     return table
+
+
+def kinds_table(run: Path) -> Table:
+    """Success per kind of task, in %, with the number of episodes; and the panel's hash, which names the tasks."""
+    rows = _evaluations(run)
+    names = [f"{iteration} {domain.split(':')[-1]}" for iteration, domain, _ in rows]
+    table = Table(title="success % by kind of task (episodes)")
+    for title in ("kind", *names):
+        table.add_column(title, justify="left" if title == "kind" else "right")
+    for kind in sorted({kind for _, _, r in rows for kind in r["kinds"]}):
+        table.add_row(
+            kind,
+            *(
+                f"{100 * r['kinds'][kind][1]:.0f} ({r['kinds'][kind][0]})" if kind in r["kinds"] else ""
+                for _, _, r in rows
+            ),
+        )
+    table.add_row("panel", *(r["panel"] for _, _, r in rows))
+    return table
+
+
+def _evaluations(run: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    rows = results(run, "evaluate")
+    if not rows:
+        raise UserError(f"{run} holds no finished evaluation yet")
+    return rows
 
 
 def gathering_table(run: Path) -> Table:
@@ -87,14 +102,9 @@ def training_table(run: Path) -> Table:
     return table
 
 
-def short(kind: str) -> str:
-    """A task kind for a column's head: at most its first two words."""
-    return " ".join(kind.replace("_", " ").split()[:2])
-
-
 def _number(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)

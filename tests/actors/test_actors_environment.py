@@ -1,0 +1,69 @@
+"""Environment actors with the real student: whole episodes, privileged state for training alone, and a crash in the middle."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+import ray
+
+from actors.environment import Attempt, EnvironmentPool, PromptSettings
+from leap_ray.config import DomainConfig, RolloutConfig
+from leap_ray.envs.base import make_env
+from leap_ray.errors import PrivilegeError
+from leap_ray.types import Sampling
+
+pytestmark = pytest.mark.slow
+DOMAIN = DomainConfig("households", settings={"sizes": [1]})
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    env = make_env(DOMAIN.name, DOMAIN.settings)
+    return {name: env.panel(name).tasks[:4] for name in ("train", "valid")}
+
+
+@pytest.fixture
+def pool(student, student_folder):
+    config = RolloutConfig(actors=1, episodes_per_actor=2, recycle_after=3)
+    pool = EnvironmentPool(DOMAIN, config, PromptSettings(str(student_folder), "chat", False), student)
+    yield pool
+    pool.close()
+
+
+def attempt(task, seed=0):
+    return Attempt(task, seed, "base", Sampling(0.3, max_tokens=8), max_actions=3, max_length=1024)
+
+
+async def test_the_same_attempt_gives_the_same_episode(pool, tasks):
+    first, again = [await pool.play(attempt(tasks["train"][0])) for _ in range(2)]
+    assert len(first.steps) == 3
+    assert [s.completion for s in first.steps] == [s.completion for s in again.steps]
+    other = await pool.play(attempt(tasks["train"][0], seed=1))
+    assert other.id != first.id
+
+
+async def test_privileged_state_is_served_for_training_tasks_alone(pool, tasks):
+    state = await pool.privileged(tasks["train"][0])
+    assert state.rendering
+    assert state.secrets
+    with pytest.raises(PrivilegeError, match="valid"):
+        await pool.privileged(tasks["valid"][0])
+
+
+async def test_an_actor_that_dies_plays_its_episodes_anew(pool, tasks):
+    actor = pool._actors[0]
+    pid = await actor.pid.remote()
+    playing = [asyncio.create_task(pool.play(attempt(task, seed=5))) for task in tasks["train"]]
+    await asyncio.sleep(0.3)
+    os.kill(pid, signal.SIGKILL)
+    episodes = await asyncio.gather(*playing)
+    assert [e.task for e in episodes] == list(tasks["train"])
+    assert ray.is_initialized()
+
+
+async def test_an_actor_is_replaced_after_its_share_of_episodes(pool, tasks):
+    first = pool._actors[0]
+    for task in tasks["train"]:
+        await pool.demonstrate(task, 0, 10)
+    assert pool._actors[0] is not first
