@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import Literal
 
 from leap_ray.envs.intercode import docker_backend, rootfs, sandbox
 from leap_ray.envs.intercode.rootfs import Base
-from leap_ray.envs.intercode.sandbox import Bubblewrap, Limits, Sandbox
+from leap_ray.envs.intercode.sandbox import Bubblewrap, Limits, Sandbox, SandboxError
 from leap_ray.envs.intercode.trees import Tree, archive, built
 from leap_ray.errors import UserError
 
 Kind = Literal["auto", "bubblewrap", "docker"]
+RETRIES = 2
+PAUSE = 1.0  # seconds before a retry
 NEITHER = (
     "intercode needs a place to run commands in, and found neither bubblewrap (install the package bubblewrap) "
     "nor a Docker engine ({why})"
@@ -43,7 +46,15 @@ class Backend:
         return f"{self.name}/{self.base}/{tree.hash}/{built()}"
 
     def open(self, tree: Tree) -> Sandbox:
-        """A fresh sandbox holding the tree."""
+        """A fresh sandbox holding the tree. Tried again where it fails: sandboxes do start here, so this one met a bad moment."""
+        for _ in range(RETRIES):
+            try:
+                return self._open(tree)
+            except (UserError, SandboxError):
+                time.sleep(PAUSE)
+        return self._open(tree)
+
+    def _open(self, tree: Tree) -> Sandbox:
         if self.base is None:
             return docker_backend.DockerSandbox(tree, self.limits)
         box = Bubblewrap(self.base, self.limits)

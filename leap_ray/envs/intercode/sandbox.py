@@ -298,7 +298,8 @@ def _read(pipe: IO[bytes] | None, deadline: float) -> bytes:
     assert pipe is not None
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    # At least a moment, also past the deadline: this process itself may have been paused meanwhile.
+    ready = poll.poll(max(2.0, deadline - time.monotonic()) * 1000)
     if not ready:
         raise SandboxError("the sandbox does not answer")
     data = os.read(pipe.fileno(), 1 << 16)
