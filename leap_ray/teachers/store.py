@@ -25,7 +25,8 @@ _SCHEMA = """
 create table if not exists calls (
   n integer primary key autoincrement, key text, state text, model text, purpose text, episode text, mode text,
   characters integer default 0, sent_at real, done_at real, text text, stop text,
-  input integer default 0, output integer default 0, cache_write integer default 0, cache_read integer default 0, dollars real default 0, uncertain real default 0,
+  input integer default 0, output integer default 0, cache_write integer default 0, cache_read integer default 0,
+  dollars real default 0, uncertain real default 0,
   attempts integer default 0, refused integer default 0, undelivered integer default 0, request_id text, detail text,
   batch text);
 create index if not exists calls_key on calls (key, state);
