@@ -23,7 +23,7 @@ from actors import gather
 from actors.dataset import write_examples
 from actors.environment import EnvironmentPool, PromptSettings
 from actors.learner import PROGRESS, train
-from actors.student import StudentPool
+from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from leap_ray.config import DomainConfig, RunConfig
 from leap_ray.envs.base import load_domain, make_env

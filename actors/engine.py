@@ -107,8 +107,8 @@ def _lora_settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[s
     return {
         "enable_lora": True,
         "max_lora_rank": room,
-        "max_loras": config.adapters,
-        "max_cpu_loras": config.adapters + 2,
+        "max_loras": config.adapters + 1,  # and the empty one: see StudentActor._empty_adapter
+        "max_cpu_loras": config.adapters + 3,
         # Without the output layer: vLLM's log-probabilities of prompts fail where an adapter may touch it (vllm#29955).
         "lora_target_modules": linear_modules(folder),
     }

@@ -139,6 +139,24 @@ def linear_modules(folder: str | Path) -> list[str]:
     return sorted({parts[-2] for parts in inside})
 
 
+def write_empty_adapter(folder: Path, model: str | Path) -> None:
+    """A LoRA adapter of rank 1 that changes nothing, for the model in a folder: its second factor is zero."""
+    import torch
+    from safetensors.torch import save_file
+
+    modules = linear_modules(model)
+    tensors = {}
+    for name, shape in tensor_shapes(model).items():
+        if ".layers." in name and len(shape) == 2 and name.split(".")[-2] in modules:
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{stem}.lora_A.weight"] = torch.zeros(1, shape[1])
+            tensors[f"{stem}.lora_B.weight"] = torch.zeros(shape[0], 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": modules, "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
 class Register:
     """Which weights carry which name, kept in a folder: one small file a name, so that replicas and restarts agree.
 

@@ -28,7 +28,8 @@ from rich.table import Table
 
 from actors.environment import Attempt, EnvironmentPool, PromptSettings
 from actors.placement import wait
-from actors.student import CONCURRENCY, StudentActor, StudentPool
+from actors.student import CONCURRENCY, StudentActor
+from actors.student_pool import StudentPool
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import make_env
 from leap_ray.learning.model import materialize

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.student import StudentPool
+from actors.student_pool import StudentPool
 from leap_ray.config import StudentConfig
 from leap_ray.policy import Prompter
 

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from actors import engine
-from actors.student import StudentPool
+from actors.student_pool import StudentPool
 from leap_ray.errors import UserError
 from leap_ray.learning.model import probe_logprobs
 from leap_ray.serving import BASE, weights_name
