@@ -102,7 +102,9 @@ class TeacherConfig:
     temperature: float = 0.3  # of the student as its own teacher (self, constrained); paid models choose their own
     choice: Literal["best", "sample"] = "best"  # the constrained expert takes its best action, or draws one
     delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
-    enumerate_up_to: int = 150  # candidate actions of an episode that the answer's schema lists; 0: one schema for all episodes
+    enumerate_up_to: int = (
+        150  # candidate actions of an episode that the answer's schema lists; 0: one schema for all episodes
+    )
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
     batch_quiet: float = 30  # seconds without a new request after which a batch is sent
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
@@ -189,6 +191,16 @@ def check(config: RunConfig) -> None:
             config.learner.objectives[:1] not in ((), ("sft",)),
             "learner.objectives: iteration 0 has no pairs: begin with sft",
         ),
+        (len(config.learner.betas) != 2, "learner.betas: two numbers are needed"),
+        (
+            isinstance(config.learner.aggregate, tuple)
+            and not (config.learner.aggregate and min(config.learner.aggregate) >= 0),
+            "learner.aggregate: weights are numbers from 0 on, at least one",
+        ),
+        (
+            config.learner.attention == "flex" and not config.learner.gpus_per_worker,
+            "learner.attention: flex needs GPUs (learner.gpus_per_worker)",
+        ),
         (config.learner.row_tokens < 16, f"learner.row_tokens: {config.learner.row_tokens} is below 16"),
         (config.student.max_tokens >= config.student.max_length, "student.max_tokens leaves no room in max_length"),
         (not config.rollout.seeds, "rollout.seeds: at least one is needed"),
@@ -203,6 +215,8 @@ def check(config: RunConfig) -> None:
         "learner.batch_tokens": config.learner.batch_tokens,
         "learner.epochs": config.learner.epochs,
         "learner.rank": config.learner.rank,
+        "learner.window": config.learner.window,
+        "learner.checkpoint_every": config.learner.checkpoint_every,
     }
     wrong += [(value < 1, f"{name}: {value} is below 1") for name, value in positive.items()]
     messages = [message for bad, message in wrong if bad]

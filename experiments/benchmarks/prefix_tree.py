@@ -61,8 +61,8 @@ class Args:
     """Tokens of a row; raised to the longest example where that is longer."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     threads: int = 2
-    candidates: bool = True
-    """Show candidate actions in prompts."""
+    candidates: bool = False
+    """Show candidate actions in the `chat` dialect, too (lean without them); `leap` always shows them, as the paper does."""
     compare: int = 4
     """Steps of the episode on which gradients are compared in float32."""
 
@@ -109,7 +109,7 @@ def episodes(args: Args, dialect: str) -> list[list[Example]]:
     """Examples of each corrected episode; the same games for both dialects."""
     settings = {"data": args.data} if args.domain == "alfworld" else {}
     env, teacher = make_env(args.domain, settings), SymbolicTeacher(make_env(args.domain, settings), correct="all")
-    prompter = Prompter.load(str(materialize(args.model)), dialect, args.candidates)
+    prompter = Prompter.load(str(materialize(args.model)), dialect, args.candidates or dialect == "leap")
     tasks = list(env.panel("train").sample(args.episodes, 0).tasks)
     found = corrected(env, teacher, prompter, tasks, steps=args.steps, slips=args.slips)
     env.close()

@@ -7,7 +7,7 @@ corrects every step. Serves the learner's benchmarks, which need token streams l
 from __future__ import annotations
 
 import random
-from typing import Any, Literal
+from typing import Any
 
 from leap_ray.envs.base import TextEnv
 from leap_ray.learning.examples import from_correction
@@ -46,10 +46,8 @@ def corrected(
     *,
     steps: int,
     slips: float,
-    correct: Literal["all", "mistakes", "mistakes+recovery"] = "all",
 ) -> list[list[Example]]:
-    """The examples of each task's episode: one per corrected step."""
-    del correct
+    """The examples of each task's episode, one per step that the teacher corrects."""
     found = []
     for task in tasks:
         episode = tokenize(stumble(env, task, steps=steps, slips=slips), prompter, env.domain_facts)

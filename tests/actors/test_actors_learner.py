@@ -156,7 +156,7 @@ def test_a_second_iteration_by_dpo_goes_on_from_the_first(first, model, tmp_path
 def test_bad_input_is_refused_before_anything_starts(model, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         train(examples(), **arguments(tmp_path / "nothing", tmp_path))
-    with pytest.raises(UserError, match="previous weights .* hold no adapter_config.json"):
+    with pytest.raises(UserError, match=r"previous weights .* hold no adapter_config\.json"):
         train(examples(), **arguments(model, tmp_path, init_from=tmp_path))
 
 

@@ -14,7 +14,9 @@ from leap_ray.errors import UserError
 from leap_ray.learning.card import Provenance, write_card
 from leap_ray.learning.checkpoint import write_student
 from leap_ray.learning.model import check_init, check_model, load_trainable, materialize, probe_logprobs, stop_ids
-from leap_ray.learning.train import Trainer
+from leap_ray.learning.objectives import branches_of, mass
+from leap_ray.learning.packing import rows_of
+from leap_ray.learning.train import StepRows, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_a_student_that_is_not_there_is_refused(name, reason):
 
 
 def test_a_folder_without_a_model_and_a_strange_file_are_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no config.json"):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
         check_model(str(tmp_path))
     (tmp_path / "weights.bin").touch()
     with pytest.raises(UserError, match=r"only \.gguf is understood"):
@@ -63,7 +65,7 @@ def test_the_default_student_is_converted_once(student_folder):
 def test_weights_of_another_method_are_refused(folder, tmp_path):
     check_init(None, "lora")
     check_init(folder, "full")
-    with pytest.raises(UserError, match="no adapter_config.json"):
+    with pytest.raises(UserError, match=r"no adapter_config\.json"):
         check_init(folder, "lora")
     with pytest.raises(UserError, match=r"no config\.json"):
         check_init(tmp_path, "full")
@@ -87,6 +89,32 @@ def test_written_weights_load_and_speak_as_the_trained_model(folder, tmp_path, m
     wanted = torch.log_softmax(logits[3:-1].float(), -1)[range(3), completion]
     assert found == pytest.approx(wanted.tolist(), abs=1e-4)
     assert found != pytest.approx(probe_logprobs(str(folder), None, [prompt], [completion])[0], abs=1e-2)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_activation_checkpointing_changes_no_gradient(folder, method):
+    examples = tiny.episodes(count=2)
+    (row,) = rows_of([branches_of(e, "sft", i) for i, e in enumerate(examples)], [e.id for e in examples], 512)
+    found = []
+    for checkpointing in (False, True):
+        config = LearnerConfig(
+            method=method, rank=4, dropout=0.0, precision="float32", activation_checkpointing=checkpointing
+        )
+        trainer = Trainer(load_trainable(folder, config), config, "sft", 1)
+        found.append(trainer.step(StepRows(0, 0, mass(row, "sft"), [("row", row)])))
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"])
+    assert found[0]["grad_norm"] == pytest.approx(found[1]["grad_norm"], rel=1e-5)
+
+
+def test_a_student_with_sliding_windows_is_refused(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    config = tiny.CONFIGS["qwen3"]()
+    config.use_sliding_window, config.sliding_window = True, 16
+    config.layer_types = ["full_attention", "sliding_attention"]
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="sliding windows"):
+        load_trainable(tmp_path, LearnerConfig(precision="float32"))
 
 
 def test_the_card_says_what_made_the_weights(tmp_path):
