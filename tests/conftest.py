@@ -9,6 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--live", action="store_true", help="make the one real, paid call (needs ANTHROPIC_API_KEY)")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and golden records beside the repository."""

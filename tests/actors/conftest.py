@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ RANK = 16
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Ray on this machine, with more CPUs than it has: most actors wait for others."""
+    os.environ["LEAP_RAY_TEST_KEY"] = "sk-test-91ab"  # actors inherit the environment that Ray was started in
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

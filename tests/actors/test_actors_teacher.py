@@ -16,20 +16,9 @@ from leap_ray.errors import UserError
 from leap_ray.teachers.store import read_ledger
 from leap_ray.types import Episode, Finish, Outcome, Step
 
-KEY = "sk-test-91ab"
+KEY_VARIABLE = "LEAP_RAY_TEST_KEY"  # set before Ray starts: see conftest.py
 LOCKERS = [DomainConfig("experiments.own_environment:Lockers")]
 ACTIONS = ["take coin", "open locker 3", "open locker 3", "", "open locker 0", "open locker 1"]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    if ray.is_initialized():
-        yield
-        return
-    os.environ["ANTHROPIC_API_KEY"] = KEY
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def played(number: int) -> tuple[Episode, object]:
@@ -48,7 +37,7 @@ def played(number: int) -> tuple[Episode, object]:
     return episode, env.privileged()
 
 
-async def test_the_symbolic_teacher_corrects_and_annotates(cluster, tmp_path):
+async def test_the_symbolic_teacher_corrects_and_annotates(ray_session, tmp_path):
     teacher = start_teacher(TeacherConfig(correct="mistakes"), LOCKERS, tmp_path)
     assert await teacher.ready.remote() == "symbolic/0.5"
     episode, _ = played(0)
@@ -61,9 +50,9 @@ async def test_the_symbolic_teacher_corrects_and_annotates(cluster, tmp_path):
     ray.kill(teacher)
 
 
-async def test_an_actor_killed_with_calls_under_way_loses_and_repeats_nothing(cluster, tmp_path):
-    async with AnthropicServer(key=KEY, latency=(0.3, 0.6), faults=Faults(0.2, ("500", "short", "429"))) as server:
-        config = TeacherConfig(kind="claude", base_url=server.url, timeout=20.0)
+async def test_an_actor_killed_with_calls_under_way_loses_and_repeats_nothing(ray_session, tmp_path):
+    async with AnthropicServer(key=os.environ[KEY_VARIABLE], latency=(0.3, 0.6), faults=Faults(0.2, ("500", "short", "429"))) as server:
+        config = TeacherConfig(kind="claude", base_url=server.url, timeout=20.0, api_key_env=KEY_VARIABLE)
         teacher = start_teacher(config, LOCKERS, tmp_path)
         await teacher.ready.remote()
         pid = await teacher.process.remote()
@@ -85,7 +74,7 @@ async def test_an_actor_killed_with_calls_under_way_loses_and_repeats_nothing(cl
     ray.kill(teacher)
 
 
-async def test_what_is_wrong_reaches_the_driver_as_one_sentence(cluster, tmp_path):
+async def test_what_is_wrong_reaches_the_driver_as_one_sentence(ray_session, tmp_path):
     config = TeacherConfig(kind="claude", api_key_env="NO_SUCH_KEY")
     teacher = start_teacher(config, LOCKERS, tmp_path, max_restarts=0)
     with pytest.raises(ray.exceptions.RayError, match="environment variable NO_SUCH_KEY"):

@@ -139,8 +139,8 @@ def _modules() -> tuple[Any, ...]:
 class _Silencer(io.TextIOBase):
     """Swallows one thread's output and passes on every other thread's."""
 
-    def __init__(self, stream: Any) -> None:
-        self.stream, self.thread = stream, threading.get_ident()
+    stream: Any = None
+    thread = 0
 
     def write(self, text: str) -> int:
         return len(text) if threading.get_ident() == self.thread else self.stream.write(text)
@@ -149,11 +149,17 @@ class _Silencer(io.TextIOBase):
         self.stream.flush()
 
 
+# One for good: another thread's print() may be using sys.stdout, without owning it, while it is put back.
+_SILENCER = _Silencer()
+
+
 @contextlib.contextmanager
 def _silent_thread() -> Iterator[None]:
     kept = sys.stdout
-    sys.stdout = _Silencer(kept)
+    _SILENCER.stream, _SILENCER.thread = kept, threading.get_ident()
+    sys.stdout = _SILENCER
     try:
         yield
     finally:
         sys.stdout = kept
+        _SILENCER.thread = 0
