@@ -293,6 +293,7 @@ class RayFeed:
     def __init__(self, job: Job, worker: int) -> None:
         self.job, self.worker = job, worker
         self.reference: dict[str, Any] = {}
+        self.evaluates = any(job.evaluation)
 
     def steps(self, start: int) -> Iterator[list[Named | None]]:
         done = sum(row is not None for step in self.job.plan[:start] for row in step.rows[self.worker])

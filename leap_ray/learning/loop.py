@@ -27,12 +27,14 @@ Named = tuple[str, Row]
 class Feed(Protocol):
     """Where one worker's rows come from. None stands for a row that only keeps pace with the other workers."""
 
+    evaluates: bool  # whether any worker has held-out rows
+
     def steps(self, start: int) -> Iterator[list[Named | None]]:
         """This worker's rows of each planned step from `start` on."""
         ...
 
     def evaluation(self) -> Iterable[Named | None]:
-        """This worker's share of the held-out rows; nothing if there are none for any worker."""
+        """This worker's share of the held-out rows."""
         ...
 
     def everything(self) -> Iterable[Named | None]:
@@ -53,7 +55,6 @@ class Outside:
 
 def fit(trainer: Trainer, plan: list[PlannedStep], feed: Feed, outside: Outside, position: Position) -> Position:
     """Train from `position` to the plan's end. The best weights are then in `outside.best`."""
-    evaluates = any(True for _ in feed.evaluation())
     for planned, rows in zip(plan[position.next_step :], feed.steps(position.next_step)):
         begun = time.perf_counter()
         metrics = trainer.step(StepRows(planned.index, planned.epoch, planned.mass, rows))
@@ -61,7 +62,7 @@ def fit(trainer: Trainer, plan: list[PlannedStep], feed: Feed, outside: Outside,
         position = replace(position, next_step=planned.index + 1)
         last = position.next_step == len(plan)
         due = position.next_step % trainer.config.checkpoint_every == 0
-        if evaluates and (due or last):
+        if feed.evaluates and (due or last):
             metrics |= trainer.evaluate(item and item[1] for item in feed.evaluation())
         if last or "eval_loss" in metrics:
             position = _keep_best(trainer, metrics.get("eval_loss"), outside, position)

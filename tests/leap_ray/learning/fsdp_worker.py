@@ -26,6 +26,7 @@ class Feed:
     def __init__(self, folder, plan, infos, rank, workers):
         self.folder, self.plan, self.rank = folder, plan, rank
         self.held_out = deal([i for i in infos if i.split == "eval"], workers)[rank]
+        self.evaluates = any(i.split == "eval" for i in infos)
         self.all = deal(infos, workers)[rank]
         self.known = {}
 

@@ -29,6 +29,7 @@ class ListFeed:
 
     def __init__(self, folder: Path, plan, held_out, worker: int = 0) -> None:
         self.folder, self.plan, self.held_out, self.worker = folder, plan, held_out, worker
+        self.evaluates = any(held_out)
 
     def named(self, info: RowInfo):
         return info.id, row_from_record(read_record(self.folder, info.file, info.index))
