@@ -113,6 +113,8 @@ class Coordinator:
             else:
                 await self.correct(iteration, policy)
             policy = self.train(iteration, policy)
+            if iteration > 0:
+                await self.measure_gap(iteration, policy)
             await self.evaluate(iteration, policy)
 
     # Stages ----------------------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ class Coordinator:
             panel = self._chosen(domain, domain.train_panel, domain.train_tasks, iteration, "rollouts")
             plan = self.plan(domain, panel, self.config.rollout.seeds, evaluating=False)
             episodes = self.run.records(stage, "episodes", Episode, _episode_key)
-            corrections = self.run.records(stage, "corrections", Correction, lambda c: c.episode)
+            corrections = self.run.records(stage, "corrections", Correction, _corrected_key)
             attempts = plan.attempts(policy.name, sampling, config.max_length)
             privileged = self.config.teacher.kind != "symbolic"  # that one reads its own environment
             with self.board.stage(
@@ -189,6 +191,21 @@ class Coordinator:
         self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})
         self.metrics.log("train", iteration, result.metrics)
         return policy
+
+    async def measure_gap(self, iteration: int, policy: Policy) -> None:
+        """How far the teacher's corrections are from what the policy trained on them would do (Definition 3.1)."""
+        for domain in self.config.domains if self.config.teacher.gap_steps else ():
+            stage = f"iter-{iteration}/realizability/{domain.name}"
+            if self.run.result(stage):
+                continue
+            await self.deploy(policy)
+            rollouts = f"iter-{iteration}/rollouts/{domain.name}"
+            episodes = self.run.records(rollouts, "episodes", Episode, _episode_key)
+            corrections = self.run.records(rollouts, "corrections", Correction, _corrected_key)
+            pairs = [(episodes.by_key[c.episode], c) for c in corrections if c.episode in episodes]
+            result = await self.teacher.realizability.remote(pairs, policy.name, self.config.teacher.gap_steps)
+            self.run.finish(stage, result)
+            self.metrics.log(f"realizability/{domain.name}", iteration, result)
 
     async def evaluate(self, iteration: int, policy: Policy) -> None:
         """Play the evaluation panels; nobody has privileged state there."""
@@ -271,7 +288,9 @@ class Coordinator:
         worst = await self.student.probe(policy.name, prompts, completions, expected)
         self._serving = policy.name
         self.metrics.log("probe", self._iteration, {"policy": policy.name, "worst": worst})
-        self.board.say(f"{policy.name} is served; the server's log-probabilities are within {worst:.2g} nats of the learner's")
+        self.board.say(
+            f"{policy.name} is served; the server's log-probabilities are within {worst:.2g} nats of the learner's"
+        )
 
     def _probe_texts(self) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts and completions that the student was trained on: there, new weights differ most from old ones."""
@@ -299,6 +318,10 @@ class Coordinator:
 
 def _episode_key(episode: Episode) -> str:
     return episode.id
+
+
+def _corrected_key(correction: Correction) -> str:
+    return correction.episode
 
 
 @ray.remote(num_cpus=0.1, max_retries=2)

@@ -30,7 +30,8 @@ class Lockers(TextEnv):
     def info(self):
         actions = [f"open locker {i}" for i in range(6) if i not in self.opened]
         actions = ["take coin"] if self.place in self.opened else actions
-        return {"instruction": "Get the coin.", "candidates": (*actions,), "score": float(self.won), "success": self.won}
+        score = {"score": float(self.won), "success": self.won}
+        return {"instruction": "Get the coin.", "candidates": (*actions,), **score}
 
     def _privileged(self):  # what a prompted teacher may know
         return PrivilegedState(self.domain, self.task.id, f"It is in locker {self.place}.", (f"locker {self.place}",))

@@ -107,6 +107,9 @@ class TeacherConfig:
     )
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
     batch_quiet: float = 30  # seconds without a new request after which a batch is sent
+    gap_steps: int = (
+        32  # corrected steps on which each iteration's realizability gap is measured (Definition 3.1); 0: none
+    )
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 
 

@@ -13,13 +13,13 @@ from leap_ray.errors import UserError
 from leap_ray.learning.attention import implementation, model_inputs
 from leap_ray.learning.objectives import sequence_logprobs, target_logprobs
 from leap_ray.learning.prefix_tree import Branch, Row, build_row
-from leap_ray.learning.sources import check_model, default_cache, materialize
+from leap_ray.learning.sources import check_model, materialize
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["check_init", "check_model", "default_cache", "load_trainable", "materialize", "probe_logprobs", "stop_ids"]
+__all__ = ["check_init", "check_model", "load_trainable", "materialize", "probe_logprobs", "stop_ids"]
 
 ADAPTER_FILE = "adapter_config.json"
 

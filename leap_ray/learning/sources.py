@@ -10,22 +10,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from leap_ray.cache import cache_folder
 from leap_ray.errors import UserError
 
 PACKAGE = "package:"
 _FORMAT = "1"  # raise it when the conversion changes: old cache entries are then left alone
-
-
-def default_cache() -> Path:
-    """Where converted students are kept: `$LEAP_RAY_CACHE`, else `~/.cache/leap-ray`."""
-    return Path(os.environ.get("LEAP_RAY_CACHE", "~/.cache/leap-ray")).expanduser() / "models"
 
 
 def check_model(model: str) -> None:
@@ -45,7 +40,7 @@ def materialize(model: str, cache: Path | None = None) -> Path:
         return _download(model)
     if found.is_dir():
         return found
-    return _convert_once(found, cache or default_cache())
+    return _convert_once(found, cache or cache_folder() / "models")
 
 
 def _locate(model: str) -> Path | None:

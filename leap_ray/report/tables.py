@@ -66,8 +66,11 @@ def _evaluations(run: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def gathering_table(run: Path) -> Table:
-    """What each iteration's data came from, and what became of every failed episode's steps."""
-    table = Table(title="data")
+    """What each iteration's data came from, what became of every failed episode's steps, and how realizable the teacher was."""
+    gaps = {(iteration, domain): r for iteration, domain, r in results(run, "realizability")}
+    table = Table(
+        title="data", caption="gap: total variation between the teacher and the student it trained (Definition 3.1)"
+    )
     for title in (
         "iteration",
         "domain",
@@ -76,6 +79,7 @@ def gathering_table(run: Path) -> Table:
         "failed",
         "corrected",
         "examples",
+        "gap",
         "steps by outcome",
     ):
         table.add_column(title, justify="left" if title in ("iteration", "domain", "steps by outcome") else "right")
@@ -85,9 +89,14 @@ def gathering_table(run: Path) -> Table:
             table.add_row(
                 iteration, domain, str(r["episodes"]), f"{100 * r['success']:.1f}",
                 str(r.get("failed", r["episodes"] - r.get("kept", r["episodes"]))),
-                str(r.get("corrected_episodes", "")), str(r["examples"]), words or "demonstrations",
+                str(r.get("corrected_episodes", "")), str(r["examples"]),
+                _gap(gaps.get((iteration, domain))), words or "demonstrations",
             )  # fmt: skip
     return table
+
+
+def _gap(result: dict[str, Any] | None) -> str:
+    return f"{result['tv']:.2f}" if result and result["states"] else ""
 
 
 def training_table(run: Path) -> Table:

@@ -24,7 +24,9 @@ domains:
 student: {dtype: float32, max_length: 1024, max_tokens: 24, max_sequences: 8, kv_cache_gib: 1}
 rollout: {episodes_per_actor: 3}
 teacher: {correct: all}
-learner: {rank: 8, alpha: 16, learning_rate: 1.0e-3, precision: float32, batch_tokens: 64, row_tokens: 1024, warmup_steps: 1, checkpoint_every: 1}
+learner:
+  {rank: 8, alpha: 16, learning_rate: 1.0e-3, precision: float32, batch_tokens: 64, row_tokens: 1024, warmup_steps: 1,
+   checkpoint_every: 1}
 """
 ROLLOUTS = "iter-1/rollouts/households"
 
@@ -103,6 +105,9 @@ def test_every_adapter_passed_the_probe_and_evaluations_name_it(undisturbed):
     probes = [e for e in events if e["event"] == "probe"]
     assert len({p["policy"] for p in probes}) == 2
     assert all(0 < p["worst"] < 1e-2 for p in probes)
+    gap = json.loads((undisturbed / "iter-1/realizability/households/done.json").read_text())
+    assert 0 < gap["states"] <= 32
+    assert 0 <= gap["tv"] <= 1
     for iteration in range(2):
         evaluation = json.loads((undisturbed / f"iter-{iteration}/evaluate/households/done.json").read_text())
         train = json.loads((undisturbed / f"iter-{iteration}/train/done.json").read_text())

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from leap_ray.envs.alfworld.translation import default_cache, write_atomically
+from leap_ray.cache import cache_folder
+from leap_ray.envs.alfworld.translation import write_atomically
 from leap_ray.envs.alfworld.world import KINDS
 from leap_ray.errors import UserError
 from leap_ray.tasks import Panel
@@ -99,7 +100,7 @@ def data_folder(setting: str | Path | None = None) -> Path:
 
 def find_games(setting: str | Path | None = None, cache: Path | None = None) -> Games:
     """The games of the data folder; looked through once per process. Raises UserError if there are none."""
-    return _games_of(data_folder(setting).resolve(), cache or default_cache())
+    return _games_of(data_folder(setting).resolve(), cache or cache_folder())
 
 
 def prepare(

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from leap_ray.cache import cache_folder
+
 FORMAT = "1"  # of the cached record: raise it when `Translation` or what makes it changes
 _LOCK = threading.Lock()
 
@@ -35,14 +37,9 @@ class Translation:
     initial: list[list[str]]  # the problem's (:init …): [predicate, argument, …]
 
 
-def default_cache() -> Path:
-    """The folder for everything that can be made again: $LEAP_RAY_CACHE, else ~/.cache/leap-ray."""
-    return Path(os.environ.get("LEAP_RAY_CACHE") or Path.home() / ".cache" / "leap-ray")
-
-
 def translate(domain: str, problem: str, cache: Path | None = None) -> Translation:
     """The problem's translation, from the cache folder if it is there; safe for many threads and processes."""
-    path = (cache or default_cache()) / "alfworld" / "sas" / f"{translation_key(domain, problem)}.json.gz"
+    path = (cache or cache_folder()) / "alfworld" / "sas" / f"{translation_key(domain, problem)}.json.gz"
     found = _read(path)
     if found is None:
         with _LOCK:

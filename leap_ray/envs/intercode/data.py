@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from leap_ray.cache import cache_folder
 from leap_ray.envs.intercode.checkout import convert, is_checkout
 from leap_ray.envs.intercode.trees import Tree
 from leap_ray.errors import UserError
@@ -95,8 +96,7 @@ def _kinds_for_training(items: Sequence[Item], kinds: Sequence[str]) -> set[str]
 
 def default_folder() -> Path:
     """Where the real data are looked for: $INTERCODE_DATA, else ~/.cache/leap-ray/intercode/data."""
-    cache_root = os.environ.get("LEAP_RAY_CACHE") or Path.home() / ".cache" / "leap-ray"
-    return Path(os.environ.get("INTERCODE_DATA") or Path(cache_root) / "intercode" / "data").expanduser()
+    return Path(os.environ.get("INTERCODE_DATA") or cache_folder() / "intercode" / "data").expanduser()
 
 
 def load(data: str | None, language: Language) -> TaskSet:

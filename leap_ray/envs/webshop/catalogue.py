@@ -175,11 +175,6 @@ def make_folder(target: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def default_cache() -> Path:
-    """The folder for built catalogues: $LEAP_RAY_CACHE, or ~/.cache/leap-ray."""
-    return Path(os.environ.get("LEAP_RAY_CACHE", "~/.cache/leap-ray")).expanduser() / "webshop"
-
-
 def _check_fresh(folder: Path, files: Files) -> None:
     held = {stamp["name"]: stamp for stamp in json.loads((folder / "manifest.json").read_text())["files"]}
     for path in files.all:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from leap_ray.cache import cache_folder
 from leap_ray.envs.webshop.catalogue import (
     GOAL_SEED,
     Catalogue,
     catalogue_folder,
-    default_cache,
     open_files,
     open_products,
 )
@@ -102,7 +102,7 @@ def _open(
     generator_seed: int,
 ) -> Catalogue:
     kind: GoalKind = "human" if goals == "human" else "synthetic"
-    place = Path(cache).expanduser() if cache else default_cache()
+    place = Path(cache).expanduser() if cache else cache_folder() / "webshop"
     if data == GENERATED:
         name = f"generated/{VERSION}/{products}/{generator_seed}"
         catalogue = open_products(name, lambda: generate(products, generator_seed), kind, goal_seed, nouns, place)
@@ -165,7 +165,7 @@ def prepare(
     files = find_files(Path(source).expanduser() if source else data_folder(target))
     if source is not None and target is not None:
         files = _copy(files, Path(target).expanduser())
-    place = cache or default_cache()
+    place = cache or cache_folder() / "webshop"
     shutil.rmtree(catalogue_folder(files, None, place), ignore_errors=True)
     _open.cache_clear()
     made = {kind: open_files(files, None, kind, GOAL_SEED, "words", place) for kind in ("synthetic", "human")}
