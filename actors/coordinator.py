@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ class Coordinator:
                 await self.demonstrate()
             else:
                 await self.correct(iteration, policy)
-            policy = self.train(iteration, policy)
+            policy = await self.train(iteration, policy)
             if iteration > 0:
                 await self.measure_gap(iteration, policy)
             await self.evaluate(iteration, policy)
@@ -162,7 +162,7 @@ class Coordinator:
             result = {**asdict(summarize(episodes)), **counts}
             self._finish(stage, "rollouts", domain, result, episodes, corrections)
 
-    def train(self, iteration: int, before: Policy) -> Policy:
+    async def train(self, iteration: int, before: Policy) -> Policy:
         """Fine-tune from the last weights on the examples of all iterations so far."""
         stage = f"iter-{iteration}/train"
         policy = self.policy(iteration)
@@ -176,7 +176,7 @@ class Coordinator:
             for domain in self.config.domains
         ]
         output = self.run.path / stage
-        with self._training_shown(f"iteration {iteration}: training ({objective})", output / PROGRESS):
+        async with self._training(f"iteration {iteration}: training ({objective})", output / PROGRESS):
             result = train(
                 ray.data.read_parquet([str(f) for f in folders if any(f.glob("*.parquet"))]),
                 model=self.config.student.model,
@@ -200,9 +200,9 @@ class Coordinator:
                 continue
             await self.deploy(policy)
             rollouts = f"iter-{iteration}/rollouts/{domain.name}"
-            episodes = self.run.records(rollouts, "episodes", Episode, _episode_key)
-            corrections = self.run.records(rollouts, "corrections", Correction, _corrected_key)
-            pairs = [(episodes.by_key[c.episode], c) for c in corrections if c.episode in episodes]
+            with self.run.records(rollouts, "episodes", Episode, _episode_key) as episodes:
+                with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
+                    pairs = [(episodes.by_key[c.episode], c) for c in corrections if c.episode in episodes]
             result = await self.teacher.realizability.remote(pairs, policy.name, self.config.teacher.gap_steps)
             self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
@@ -232,9 +232,12 @@ class Coordinator:
 
     # What the stages share -------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _training_shown(self, title: str, progress: Path) -> Iterator[None]:
-        """The learner's progress file on the board, read by a thread: training itself blocks the driver."""
+    @asynccontextmanager
+    async def _training(self, title: str, progress: Path) -> AsyncIterator[None]:
+        """The student asleep (learner and server may share GPUs), and the learner's progress file on the board.
+
+        A thread reads the file: training itself blocks the driver.
+        """
         ended = threading.Event()
 
         def follow() -> None:
@@ -245,12 +248,14 @@ class Coordinator:
                         bar.advance(note=f"loss {line['loss']:.3f}, {line['tokens_per_second']:.0f} tokens/s")
 
         thread = threading.Thread(target=follow, daemon=True)
+        await self.student.sleep()
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
+            await self.student.wake()
 
     def policy(self, iteration: int) -> Policy:
         """What that iteration trains, under a name never used for other weights: it hashes all that they are computed from."""
@@ -296,9 +301,11 @@ class Coordinator:
         """Prompts and completions that the student was trained on: there, new weights differ most from old ones."""
         prompts, completions = [], []
         for domain in self.config.domains:
-            episodes = self.run.records(f"iter-0/demonstrations/{domain.name}", "episodes", Episode, _episode_key)
-            for key in sorted(episodes.by_key)[:PROBE_EPISODES]:
-                episode = episodes.by_key[key]
+            with self.run.records(
+                f"iter-0/demonstrations/{domain.name}", "episodes", Episode, _episode_key
+            ) as episodes:
+                chosen = [episodes.by_key[key] for key in sorted(episodes.by_key)[:PROBE_EPISODES]]
+            for episode in chosen:
                 prompts.append(episode.prompt_ids(0))
                 completions.append(list(episode.steps[0].completion))
         return prompts, completions

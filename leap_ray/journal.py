@@ -64,6 +64,12 @@ class Records(Generic[R]):
     def close(self) -> None:
         self._file.close()
 
+    def __enter__(self) -> Records[R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def to_parquet(self) -> Path:
         """Write the records, in the order of their keys, as Parquet beside the lines."""
         import pandas
