@@ -145,7 +145,7 @@ class LearnerConfig:
     max_failures: int = 2  # crashed workers are started again from the last checkpoint, this often
     window: int = 512  # examples packed into rows together
     aggregate: Literal["all", "equal"] | tuple[float, ...] = (
-        "all"  # data of earlier iterations; equal: authors; or weights
+        "all"  # data of earlier iterations; equal: authors; or weights from the newest iteration's data back, the last repeats
     )
     balance_domains: bool = True  # bring several domains' data to like size
     holdout: float = 0.0  # share of the tasks held out for evaluation loss (authors: 0.15 of the logs)

@@ -106,8 +106,8 @@ def _shares(sizes: dict[Group, int], config: LearnerConfig) -> dict[Group, float
     if config.aggregate == "equal":  # the authors': as many of each iteration as the smallest has, within a domain
         least = {d: min(n for (domain, _), n in sizes.items() if domain == d) for d, _ in sizes}
         return {group: least[group[0]] / n for group, n in sizes.items()}
-    weights = config.aggregate
-    return {group: float(weights[min(group[1], len(weights) - 1)]) for group in sizes}
+    weights, newest = config.aggregate, max(iteration for _, iteration in sizes)
+    return {group: float(weights[min(newest - group[1], len(weights) - 1)]) for group in sizes}
 
 
 def _balance(sizes: Counter[str]) -> dict[str, float]:

@@ -6,12 +6,15 @@ and small trees are then packed by best fit, largest first. Sizes are exact: wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from leap_ray.learning.prefix_tree import Branch, Ints, Row, build_row, neighbour_prefixes, sorted_order
+from leap_ray.learning.prefix_tree import Branch, Row, build_row, neighbour_prefixes, sorted_order
+
+FEW = 0.25  # trees that share no more than this part of their tokens count as two
 
 
 class _Sizes:
@@ -23,6 +26,7 @@ class _Sizes:
         ordered = [sequences[i][1] for i in order]
         self.lengths = np.array([len(s) for s in ordered])
         self.shared = np.append(neighbour_prefixes(ordered), 0)  # with the previous in sorted order
+        self.losses = [sum(b.length for b in unit) for unit in units]
         self.places: list[list[int]] = [[] for _ in units]
         for place, i in enumerate(order):
             self.places[sequences[i][0]].append(place)
@@ -35,15 +39,20 @@ class _Sizes:
         between = np.minimum.reduceat(self.shared, np.column_stack([at[:-1] + 1, at[1:] + 1]).ravel())[::2]
         return int(self.lengths[at].sum() - between.sum())
 
+    def loss(self, units: Sequence[int]) -> int:
+        """Their loss tokens."""
+        return sum(self.losses[u] for u in units)
+
     def order(self) -> list[int]:
         """Units in depth-first order, each at its first sequence."""
         return sorted(range(len(self.places)), key=lambda u: self.places[u][0])
 
 
-def pack(units: Sequence[Sequence[Branch]], budget: int) -> list[list[int]]:
+def pack(units: Sequence[Sequence[Branch]], budget: int, loss_budget: float = math.inf) -> list[list[int]]:
     """Partition units (each one or more branches that must stay together) into rows of at most `budget` tree tokens.
 
-    Raises ValueError naming a unit that alone is larger than the budget.
+    Trees that share little are not put together beyond `loss_budget` loss tokens: a row is never divided between optimiser
+    steps, so it should be no larger than a step is to be. Raises ValueError naming a unit that is larger than the budget.
     """
     if not units:
         return []
@@ -51,49 +60,61 @@ def pack(units: Sequence[Sequence[Branch]], budget: int) -> list[list[int]]:
     for u in range(len(units)):
         if (size := sizes.of([u])) > budget:
             raise ValueError(f"unit {u} takes {size} tokens, more than the row's {budget}")
+    return _bundle(_divide(units, sizes, budget, loss_budget), sizes, budget, loss_budget)
+
+
+def _divide(units: Sequence[Sequence[Branch]], sizes: _Sizes, budget: int, loss_budget: float) -> list[list[int]]:
+    """Runs of units in sorted order: whole trees, and parts of those that are too large."""
     order = sizes.order()
-    first = [units[u][0].ids for u in order]
-    shared = neighbour_prefixes(first)
-    return _divide(order, shared, sizes, budget)
-
-
-def _divide(order: list[int], shared: Ints, sizes: _Sizes, budget: int) -> list[list[int]]:
-    """Parts of a run of units in sorted order; `shared[k]` is what unit k has in common with unit k - 1."""
+    shared = neighbour_prefixes([units[u][0].ids for u in order])  # by each unit and the one before it
     pending = [(0, len(order))]
     parts: list[list[int]] = []
-    bundles: list[list[int]] = []
     while pending:  # from the root of the tree towards the leaves, until everything below fits a row
         lo, hi = pending.pop()
-        if hi - lo == 1 or sizes.of(order[lo:hi]) <= budget:
-            parts.append(order[lo:hi])
+        run = order[lo:hi]
+        if len(run) == 1:
+            parts.append(run)
             continue
-        inner = shared[lo + 1 : hi]
-        cuts = [lo, *(lo + 1 + np.flatnonzero(inner == inner.min())), hi]
-        pending += [(int(a), int(b)) for a, b in pairwise(cuts)]
-    parts.sort(key=lambda part: (-sizes.of(part), part))
-    for part in parts:
-        _place(part, bundles, sizes, budget)
+        common = shared[lo + 1 : hi].min()
+        cuts = [lo, *(lo + 1 + np.flatnonzero(shared[lo + 1 : hi] == common)), hi]
+        pieces = [(int(a), int(b)) for a, b in pairwise(cuts)]
+        one_tree = sum(common <= FEW * sizes.of(order[a:b]) for a, b in pieces) < 2
+        if sizes.of(run) <= budget and (one_tree or sizes.loss(run) <= loss_budget):
+            parts.append(run)
+        else:
+            pending += pieces
+    return parts
+
+
+def _bundle(parts: list[list[int]], sizes: _Sizes, budget: int, loss_budget: float) -> list[list[int]]:
+    """Parts into rows by best fit, the largest first."""
+    bundles: list[list[int]] = []
+    for part in sorted(parts, key=lambda part: (-sizes.of(part), part)):
+        best = _best(part, [b for b in bundles if sizes.loss(b + part) <= loss_budget], sizes, budget)
+        if best is None:
+            bundles.append(list(part))
+        else:
+            best.extend(part)
     return bundles
 
 
-def _place(part: list[int], bundles: list[list[int]], sizes: _Sizes, budget: int) -> None:
-    """Add a part to the row where it costs fewest new tokens, then leaves least room; open a new row if none fits."""
+def _best(part: list[int], bundles: list[list[int]], sizes: _Sizes, budget: int) -> list[int] | None:
+    """The row where a part costs fewest new tokens, then leaves least room; None if it fits nowhere."""
     best, best_key = None, None
     for bundle in bundles:
         total = sizes.of(bundle + part)
         key = (total - sizes.of(bundle), -total)
         if total <= budget and (best_key is None or key < best_key):
             best, best_key = bundle, key
-    if best is None:
-        bundles.append(list(part))
-    else:
-        best.extend(part)
+    return best
 
 
-def rows_of(units: Sequence[Sequence[Branch]], names: Sequence[str], budget: int) -> list[Row]:
+def rows_of(
+    units: Sequence[Sequence[Branch]], names: Sequence[str], budget: int, loss_budget: float = math.inf
+) -> list[Row]:
     """Pack and lay out: one Row per part, with `examples` and `units` numbered within the row."""
     rows = []
-    for members in pack(units, budget):
+    for members in pack(units, budget, loss_budget):
         local = [Branch(b.ids, b.start, index, b.kind, b.weight) for index, u in enumerate(members) for b in units[u]]
         rows.append(build_row(local, [names[u] for u in members]))
     return rows

@@ -115,7 +115,7 @@ def _rows(examples: Sequence[Example], config: LearnerConfig, objective: Objecti
         if tree_tokens([b.ids for b in unit]) > config.row_tokens:
             unit = branches_of(example, objective, i)
         units.append(unit)
-    return rows_of(units, [e.id for e in examples], config.row_tokens)
+    return rows_of(units, [e.id for e in examples], config.row_tokens, config.batch_tokens)
 
 
 def _store(rows: Sequence[Row], folder: Path, split: str, config: LearnerConfig, objective: Objective) -> list[RowInfo]:

@@ -51,8 +51,13 @@ def test_equal_takes_as_many_of_each_iteration_as_the_smallest_has():
 
 def test_weights_leave_out_and_repeat():
     kept = chosen(examples(i0=40, i1=10, i2=10), aggregate=(0.5, 2.0))["train"]
-    assert counts(kept) == {0: 20, 1: 10, 2: 10}
-    assert {e.iteration: e.weight for e in kept} == {0: 1.0, 1: 2.0, 2: 2.0}
+    assert counts(kept) == {0: 40, 1: 10, 2: 5}
+    assert {e.iteration: e.weight for e in kept} == {0: 2.0, 1: 2.0, 2: 1.0}
+
+
+def test_weights_count_from_the_newest_iteration_back():
+    assert counts(chosen(examples(i0=40), aggregate=(1.0, 0.5))["train"]) == {0: 40}
+    assert counts(chosen(examples(i0=40, i1=10), aggregate=(1.0, 0.5))["train"]) == {0: 20, 1: 10}
 
 
 def test_another_seed_draws_others():

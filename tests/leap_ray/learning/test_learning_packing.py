@@ -56,6 +56,19 @@ def test_small_trees_share_rows():
     assert [r.tokens for r in rows] == [90] * 4
 
 
+def test_a_row_takes_no_more_trees_than_a_step_wants_loss():
+    units = [u for e in range(8) for u in corrected_episode(100_000 * e, steps=3, turn=10, leaf=5)]
+    loss = [sum(b.length for b in u) for u in units]
+    parts = pack(units, 1000, loss_budget=2 * sum(loss[:3]))
+    assert sorted(len(part) for part in parts) == [6] * 4
+    assert all(sum(loss[u] for u in part) <= 2 * sum(loss[:3]) for part in parts)
+
+
+def test_one_tree_stays_whole_whatever_its_loss():
+    units = corrected_episode(0, steps=10, turn=8, leaf=5)
+    assert len(pack(units, 200, loss_budget=1)) == 1
+
+
 def test_a_shared_beginning_is_stored_once_in_a_row():
     system = list(range(50))
     units = [unit([*system, 100 + e, 200 + e]) for e in range(10)]
