@@ -14,7 +14,7 @@ import numpy as np
 
 from leap_ray.learning.prefix_tree import Branch, Row, build_row, neighbour_prefixes, sorted_order
 
-FEW = 0.25  # trees that share no more than this part of their tokens count as two
+FEW = 0.5  # trees that share no more than this part of their tokens count as two
 
 
 class _Sizes:
