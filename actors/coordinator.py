@@ -20,7 +20,7 @@ from typing import Any
 import ray
 
 from actors import gather
-from actors.dataset import write_examples
+from actors.dataset import read_examples, write_examples
 from actors.environment import EnvironmentPool, PromptSettings
 from actors.learner import PROGRESS, train
 from actors.student_pool import StudentPool
@@ -178,7 +178,7 @@ class Coordinator:
         output = self.run.path / stage
         async with self._training(f"iteration {iteration}: training ({objective})", output / PROGRESS):
             result = train(
-                ray.data.read_parquet([str(f) for f in folders if any(f.glob("*.parquet"))]),
+                read_examples(folders),
                 model=self.config.student.model,
                 init_from=before.path,
                 output=output,

@@ -16,8 +16,16 @@ from leap_ray.learning.examples import from_correction, from_demonstration
 from leap_ray.learning.rows import to_record
 from leap_ray.types import Correction, Episode, from_json, to_json
 
+EPISODES_PER_BLOCK = 64  # enough work to be worth a process, which loads a tokenizer first
+
 # A process of Ray Data keeps its tokenizer between tasks.
 _prompter = cache(PromptSettings.load)
+
+
+def read_examples(folders: Iterable[Path]) -> ray.data.Dataset:
+    """What `write_examples` left in those folders, a block a file: more blocks would only start more processes."""
+    files = [str(file) for folder in folders for file in sorted(folder.glob("*.parquet"))]
+    return ray.data.read_parquet(files, override_num_blocks=max(1, len(files)))
 
 
 def write_examples(
@@ -36,7 +44,9 @@ def write_examples(
     part.mkdir(parents=True)
     count = 0
     if rows:
-        dataset = ray.data.from_items(rows).flat_map(_examples, fn_args=(prompts, iteration)).materialize()
+        blocks = max(1, len(rows) // EPISODES_PER_BLOCK)
+        items = ray.data.from_items(rows, override_num_blocks=blocks)
+        dataset = items.flat_map(_examples, fn_args=(prompts, iteration)).materialize()
         count = dataset.count()
         dataset.write_parquet(str(part))
     os.replace(part, folder)
