@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import sqlite3
 import time
@@ -113,19 +114,24 @@ class MysqlDatabase:
     """A session on a MySQL or MariaDB server that holds the dump's databases (`pip install leap-ray[mysql]`).
 
     Every statement runs in a read-only transaction of its own, and only statements that read are passed on. Give the URL of a
-    user who may SELECT and nothing else all the same: the server's own files are its administrator's to protect.
+    user who may SELECT and nothing else all the same: the server's own files are its administrator's to protect. The password
+    comes from the environment variable MYSQL_PWD.
     """
 
     def __init__(self, url: str, name: str) -> None:
+        parts = urlsplit(url)
+        if parts.password:  # the configuration is written to the run directory
+            raise UserError(
+                "intercode: put MySQL's password into the environment variable MYSQL_PWD, not into `engine`"
+            )
         try:
             import pymysql
         except ImportError:
             raise UserError("intercode: MySQL needs its client: pip install leap-ray[mysql]") from None
-        parts = urlsplit(url)
         try:
             self._connection = pymysql.connect(
                 host=parts.hostname or "127.0.0.1", port=parts.port or 3306, user=unquote(parts.username or "root"),
-                password=unquote(parts.password or ""), unix_socket=parts.path if parts.path.strip("/") else None, database=name,
+                password=os.environ.get("MYSQL_PWD", ""), unix_socket=parts.path if parts.path.strip("/") else None, database=name,
                 autocommit=True,
             )  # fmt: skip
             with self._connection.cursor() as cursor:
@@ -169,7 +175,7 @@ def connect(engine: str, dump: Path | None, name: str) -> Database:
     if engine.startswith("mysql://"):
         return MysqlDatabase(engine, name)
     if engine != "sqlite":
-        raise UserError(f"intercode: engine {engine!r} is neither sqlite nor mysql://user:password@host:port")
+        raise UserError(f"intercode: engine {engine!r} is neither sqlite nor mysql://user@host:port")
     files = databases(dump) if dump else {}
     if name.lower() not in files:
         raise UserError(f"intercode: {dump} holds no database {name!r}")

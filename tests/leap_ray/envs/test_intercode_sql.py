@@ -135,3 +135,9 @@ def test_golden_statements(shared):
         whole = len(record["rows"]) == record["n"]
         same += mine == theirs if whole else mine.total() == record["n"] and not theirs - mine
     assert usable > 500 and same / usable >= 0.95
+
+
+def test_a_password_has_no_place_in_the_configuration():
+    with pytest.raises(UserError, match="MYSQL_PWD") as refused:
+        sql.connect("mysql://reader:hunter2@127.0.0.1:3306", None, "library")
+    assert "hunter2" not in str(refused.value)
