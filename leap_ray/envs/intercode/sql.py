@@ -131,7 +131,8 @@ class MysqlDatabase:
         try:
             self._connection = pymysql.connect(
                 host=parts.hostname or "127.0.0.1", port=parts.port or 3306, user=unquote(parts.username or "root"),
-                password=os.environ.get("MYSQL_PWD", ""), unix_socket=parts.path if parts.path.strip("/") else None, database=name,
+                password=os.environ.get("MYSQL_PWD", ""),
+                unix_socket=parts.path if parts.path.strip("/") else None, database=name,
                 autocommit=True,
             )  # fmt: skip
             with self._connection.cursor() as cursor:
