@@ -40,10 +40,11 @@ PERFECT = 1.0 - 1e-9
 class InterCodeEnv(TextEnv):
     """Bash, SQL or Python tasks (InterCode; LEAP, section 4.3).
 
-    Settings: `language`; `data` ("embedded", a folder, or None: the prepared folder where it exists, else embedded); `split` of
-    the tasks into "train" and "test"; `quoting` of bash commands ("docker" as in the original, or "plain"); `backend` and `base`
-    of the sandboxes; `engine` of SQL ("sqlite", or "mysql://user@host:port" with MYSQL_PWD in the environment); `shown`, the
-    most characters of an output that the student sees. A run reads the limit on actions off the class: for SQL name `SqlEnv`, or set `max_actions: 15`.
+    Settings: `language`; `data` ("embedded", a folder, or None: the prepared folder where it exists, else embedded);
+    `split` of the tasks into "train" and "test"; `quoting` of bash commands ("docker" as in the original, or "plain");
+    `backend` and `base` of the sandboxes; `engine` of SQL ("sqlite", or "mysql://user@host:port" with MYSQL_PWD in the
+    environment); `shown`, the most characters of an output that the student sees. A run reads the limit on actions off the
+    class: for SQL name `SqlEnv`, or set `max_actions: 15`.
     """
 
     domain = "intercode"
