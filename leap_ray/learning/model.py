@@ -83,10 +83,12 @@ def _check_attention(config: Any, folder: Path) -> None:
 
 
 def _with_lora(model: Any, config: LearnerConfig, init_from: Path | None) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
     if init_from is not None:
-        return PeftModel.from_pretrained(model, str(init_from), is_trainable=True)
+        earlier = PeftConfig.from_pretrained(str(init_from))
+        earlier.lora_dropout = config.dropout  # a setting of this training, not of the weights
+        return PeftModel.from_pretrained(model, str(init_from), is_trainable=True, config=earlier)
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
