@@ -7,8 +7,8 @@
 - limit: the requests of "ours" once more, inside the server's process, with no environments and no Ray between: each
   episode's requests one after another, as many episodes at once
 
-The untuned student plays, so its completions mostly have the greatest length: kind to lockstep, which suffers from unlike
-lengths. Left out: training, teachers, and time to start.
+The untuned student plays, and hardly ever wins: all episodes are equally long, which is kind to lockstep; their completions are
+not. Left out: training, teachers, and time to start.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Args:
     domain: str = "households"
     """`households` (generated), `alfworld` (its games must be there: see `leap-ray data`), or your own."""
     panel: str = "train"
-    games: int = 32
+    games: int = 64
     """Episodes played by lockstep, ours and the limit."""
     sequential_games: int = 1
     """Episodes played the sequential way."""
-    max_actions: int = 10
-    at_once: int = 16
+    max_actions: int = 6
+    at_once: int = 32
     """Episodes at once: interleaved in one environment actor, or in one lockstep batch."""
-    max_tokens: int = 32
-    """Of one completion."""
+    max_tokens: int = 96
+    """Of one completion (authors: 256)."""
     temperature: float = 0.7
     dialect: Literal["chat", "leap"] = "chat"
     """Of the prompts in lockstep, ours and the limit. Sequential is always `leap`."""
