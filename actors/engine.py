@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 BLOCK = 32  # tokens of a KV block on a CPU: the prefix cache's grain; vLLM's own default there is 128
+BATCHED_TOKENS = 2048  # prompt tokens that one step of a CPU server takes in
 _GIB = 2**30
 
 
@@ -59,7 +60,7 @@ def settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[str, An
         "disable_log_stats": True,  # the actor keeps its own tally
         "worker_extension_cls": "actors.engine.WeightReloader",
         **_lora_settings(config, folder, max_rank),
-        **(_gpu_settings(config) if config.gpus_per_replica else _cpu_settings()),
+        **(_gpu_settings(config) if config.gpus_per_replica else _cpu_settings(config)),
     }
 
 
@@ -114,9 +115,16 @@ def _lora_settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[s
     }
 
 
-def _cpu_settings() -> dict[str, Any]:
-    # Compilation takes minutes and gains nothing here; a fine block makes a growing prompt hit the prefix cache.
-    return {"enforce_eager": True, "block_size": BLOCK, "distributed_executor_backend": "uni"}
+def _cpu_settings(config: StudentConfig) -> dict[str, Any]:
+    return {
+        "enforce_eager": True,  # compilation takes minutes and gains nothing here
+        "block_size": BLOCK,  # fine, so that a growing prompt hits the prefix cache
+        "distributed_executor_backend": "uni",
+        # A prompt that is taken in parts kills the engine if its request has a seed: vLLM 0.32 would set back the random
+        # generator after each part, which CPU generators cannot do.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(BATCHED_TOKENS, config.max_length),
+    }
 
 
 def _gpu_settings(config: StudentConfig) -> dict[str, Any]:

@@ -105,6 +105,15 @@ async def test_policies_mix_in_one_batch(student, pairs, loaded):
     assert len({a.ids for a in alone}) == 3
 
 
+async def test_seeded_requests_with_more_prompt_tokens_than_one_step_takes(student):
+    prompts = [list(range(1000 * i + 100, 1000 * i + 900)) for i in range(5)]
+    short = Sampling(0.8, max_tokens=4)
+    together = await asyncio.gather(*(student.complete(p, short, 7, BASE, f"long{i}/0") for i, p in enumerate(prompts)))
+    alone = await student.complete(prompts[4], short, 7, BASE, "long-alone/0")
+    assert together[4].ids == alone.ids
+    assert all(len(answer.ids) == 4 for answer in together)
+
+
 async def test_names_and_policies_that_are_wrong(student, pairs, adapters, loaded, tmp_path):
     with pytest.raises(UserError, match="already names other weights"):
         await student.load(loaded[0], adapters[1])
