@@ -104,8 +104,9 @@ def rows_within(model: str, budget: int, count: int) -> list[Any]:
 
     env, teacher = make_env("households", {}), SymbolicTeacher(make_env("households", {}), correct="all")
     prompter = Prompter.load(str(materialize(model)), "chat", False)
-    tasks = list(env.panel("train").sample(4 * count, 0).tasks)
-    examples = [e for episode in corrected(env, teacher, prompter, tasks, steps=12, slips=0.4) for e in episode]
+    tasks = env.panel("train").sample(16 * count, 0).tasks
+    episodes = corrected(env, teacher, prompter, tasks, count=4 * count, steps=12, slips=0.5)
+    examples = [e for episode in episodes for e in episode]
     fitting = [e for e in examples if len(e.prompt) + len(e.response) <= budget]
     units = [branches_of(e, "sft", i) for i, e in enumerate(fitting)]
     rows = rows_of(units, [e.id for e in fitting], budget)

@@ -110,8 +110,9 @@ def episodes(args: Args, dialect: str) -> list[list[Example]]:
     settings = {"data": args.data} if args.domain == "alfworld" else {}
     env, teacher = make_env(args.domain, settings), SymbolicTeacher(make_env(args.domain, settings), correct="all")
     prompter = Prompter.load(str(materialize(args.model)), dialect, args.candidates or dialect == "leap")
-    tasks = list(env.panel("train").sample(args.episodes, 0).tasks)
-    found = corrected(env, teacher, prompter, tasks, steps=args.steps, slips=args.slips)
+    panel = env.panel("train")
+    tasks = panel.sample(min(len(panel), 100 * args.episodes), 0).tasks
+    found = corrected(env, teacher, prompter, tasks, count=args.episodes, steps=args.steps, slips=args.slips)
     env.close()
     return found
 

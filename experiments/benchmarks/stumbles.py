@@ -7,6 +7,8 @@ corrects every step. Serves the learner's benchmarks, which need token streams l
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from leap_ray.envs.base import TextEnv
@@ -42,17 +44,16 @@ def corrected(
     env: TextEnv,
     teacher: SymbolicTeacher,
     prompter: Prompter,
-    tasks: list[Task],
+    tasks: Iterable[Task],
     *,
+    count: int,
     steps: int,
     slips: float,
 ) -> list[list[Example]]:
-    """The examples of each task's episode, one per step that the teacher corrects."""
-    found = []
-    for task in tasks:
-        episode = tokenize(stumble(env, task, steps=steps, slips=slips), prompter, env.domain_facts)
-        found.append(list(from_correction(episode, teacher.correct_now(episode), prompter, 0)))
-    return found
+    """Examples of the first `count` episodes that failed (others are not corrected), one per step that the teacher corrects."""
+    failed = (e for e in (stumble(env, task, steps=steps, slips=slips) for task in tasks) if not e.success)
+    tokenised = (tokenize(e, prompter, env.domain_facts) for e in islice(failed, count))
+    return [list(from_correction(e, teacher.correct_now(e), prompter, 0)) for e in tokenised]
 
 
 def shape(examples: list[list[Example]]) -> dict[str, Any]:
