@@ -5,6 +5,7 @@ The real student, served by vLLM, plays real games and is trained; only the size
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,8 @@ def test_show_prints_the_tables(undisturbed):
 
 def test_killed_at_every_stage_it_ends_as_if_undisturbed(config, undisturbed, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
+    # Iteration 0 is taken over as it is: what is killed here is iteration 1, three times.
+    shutil.copytree(undisturbed, run, ignore=shutil.ignore_patterns("iter-1", "served"))
     kill_when(config, run, log, lambda: lines(run / ROLLOUTS / "episodes.jsonl") >= 1)
     kill_when(config, run, log, lambda: lines(run / ROLLOUTS / "corrections.jsonl") >= 2)
     kill_when(config, run, log, lambda: lines(run / "iter-1/train/progress.jsonl") >= 1)
