@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 
@@ -73,7 +74,9 @@ def episode_keys(run):
 def examples(run):
     tables = [pandas.read_parquet(folder) for folder in sorted(run.rglob("examples"))]
     table = pandas.concat(tables)
-    return sorted(zip(table.id, map(tuple, table.prompt), map(tuple, table.response)))
+    # Ray Data, once imported in this process, gives lists of tokens a type of its own.
+    tokens = {name: [np.asarray(ids).tolist() for ids in table[name]] for name in ("prompt", "response")}
+    return sorted(zip(table.id, tokens["prompt"], tokens["response"]))
 
 
 @pytest.fixture(scope="module")
