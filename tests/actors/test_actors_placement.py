@@ -46,6 +46,7 @@ def test_no_room_is_reported_with_what_was_asked_and_what_there_is(ray_session):
 
 def test_actors_with_room_are_placed(sleeper):
     place({"sleeper": sleeper}, {"sleeper": Ask()}, timeout=60)
+    assert wait({"sleeper": sleeper.sleep.remote(0)}, timeout=30) == {"sleeper": "slept"}
 
 
 def test_an_actor_that_cannot_start_gives_its_reason(ray_session):

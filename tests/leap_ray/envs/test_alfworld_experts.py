@@ -130,6 +130,7 @@ def test_every_expert_recovers_from_random_actions(engine: AlfworldEngine, exper
         disturb(engine, random.Random(f"{seed}{kind}"), 15, one)
         if not engine.won:
             win(engine, one, limit=30)
+        assert engine.won
 
 
 @pytest.mark.parametrize("kind", KINDS)
