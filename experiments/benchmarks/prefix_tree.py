@@ -93,9 +93,10 @@ def main(args: Args) -> dict[str, Any]:
             figures |= ratios(dialect, objective, outcomes)
         if dialect == "chat":
             few = [e for e in flat if e.rejected and e.rejected != e.response][: args.compare]
-    figures["grad_rel_l2"] = max(gradient_difference(few, objective, args) for objective in ("sft", "dpo"))
     console = Console(width=110)
     console.print(table)
+    del model
+    figures["grad_rel_l2"] = max(gradient_difference(few, objective, args) for objective in ("sft", "dpo"))
     console.print(
         f"Gradients of {len(few)} steps in float32, padded against tree: relative L2 {figures['grad_rel_l2']:.2g}.\n"
         "In `leap` every prompt renders the whole history anew in one message: after the shared beginning, two steps' prompts "
@@ -231,6 +232,7 @@ def referenced(row: Row) -> Row:
 
 def gradient_difference(examples: Sequence[Example], objective: Objective, args: Args) -> float:
     """Relative L2 between the gradients of padded batches and of trees, float32."""
+    args = replace(args, batch=2)  # logits and activations of four long sequences in float32 take more than 20 GB
     model = load(args, torch.float32).eval()
     found = []
     for passes in (
