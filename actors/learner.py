@@ -34,6 +34,7 @@ from leap_ray.learning.loop import Named, Outside, ProgressFile, ReferenceStore,
 from leap_ray.learning.model import check_init, check_model, load_trainable, materialize, stop_ids
 from leap_ray.learning.rows import Problem, RowInfo, from_record, pack_window, read_record, row_from_record, to_record
 from leap_ray.learning.schedule import PlannedStep, deal, plan_steps
+from leap_ray.learning.sources import save_tokenizer
 from leap_ray.learning.train import Trainer
 from leap_ray.types import Example, to_plain
 
@@ -369,6 +370,8 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
         metrics=metrics,
     )
     write_card(best, made, job.config)
+    if job.config.method == "full":
+        save_tokenizer(job.model, best)
     part = output / f".{WEIGHTS}.part"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(best, part)

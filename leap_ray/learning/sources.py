@@ -43,6 +43,13 @@ def materialize(model: str, cache: Path | None = None) -> Path:
     return _convert_once(found, cache or cache_folder() / "models")
 
 
+def save_tokenizer(model: str, folder: Path) -> None:
+    """Put the student's tokenizer and chat template beside fully trained weights, so that their folder is a student itself."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(materialize(model)).save_pretrained(folder)
+
+
 def _locate(model: str) -> Path | None:
     """The GGUF file or model folder that a name stands for; None if it can only be a name on the hub."""
     if model.startswith(PACKAGE):
@@ -52,6 +59,10 @@ def _locate(model: str) -> Path | None:
         if not (path / "config.json").is_file():
             raise UserError(
                 f"student {model!r}: that folder holds no config.json; name a folder in Hugging Face format"
+            )
+        if not any(path.glob("tokenizer*")):
+            raise UserError(
+                f"student {model!r}: that folder holds no tokenizer; copy those of the model it was made from"
             )
         return path.resolve()
     if path.is_file():

@@ -17,12 +17,13 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.learner import PROGRESS, TrainResult, train
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.loop import read_progress
-from leap_ray.learning.model import probe_logprobs
+from leap_ray.learning.model import check_model, probe_logprobs
 from leap_ray.learning.rows import to_record
 from leap_ray.types import Example, Task, to_plain
 
@@ -151,6 +152,18 @@ def test_a_second_iteration_by_dpo_goes_on_from_the_first(first, model, tmp_path
     assert "eval_loss" in second.metrics and lines[-1]["steps"] == len(lines)
     reasons = " ".join(second.problems)
     assert "no pair" in reasons and "stop token is not under the loss" in reasons and sum(second.problems.values()) == 2
+
+
+@pytest.mark.slow
+def test_full_weights_leave_a_folder_that_is_a_student_itself(ray_session, model, tmp_path):
+    config = replace(CONFIG, method="full", epochs=1)
+    result = train(examples(episodes=2), **arguments(model, tmp_path, config=config))
+    check_model(result.folder)
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (model, result.folder))
+    assert after("<5>")["input_ids"] == before("<5>")["input_ids"] == [5]
+    trained = AutoModelForCausalLM.from_pretrained(result.folder)
+    untuned = AutoModelForCausalLM.from_pretrained(model)
+    assert not torch.equal(trained.lm_head.weight.float(), untuned.lm_head.weight.float())
 
 
 def test_bad_input_is_refused_before_anything_starts(model, tmp_path):

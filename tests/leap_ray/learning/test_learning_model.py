@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,13 @@ def test_a_folder_without_a_model_and_a_strange_file_are_refused(tmp_path):
         check_model(str(tmp_path / "weights.bin"))
 
 
-def test_a_folder_is_used_where_it_lies(folder):
+def test_a_folder_without_a_tokenizer_is_refused(folder):
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        check_model(str(folder))
+
+
+def test_a_folder_is_used_where_it_lies(folder, student_folder):
+    shutil.copy(student_folder / "tokenizer.json", folder)
     check_model(str(folder))
     assert materialize(str(folder)) == folder.resolve()
 
