@@ -312,7 +312,9 @@ class Coordinator:
 
     def _examples(self, stage: str, iteration: int, pairs: list[tuple[Episode, Correction | None]]) -> dict[str, Any]:
         """Write the stage's training examples as Parquet, made by Ray Data from episodes and corrections."""
-        return {"examples": write_examples(pairs, self.prompts, iteration, self.run.path / stage / "examples")}
+        folder = self.run.path / stage / "examples"
+        count, left_out = write_examples(pairs, self.prompts, self.config.student, iteration, folder)
+        return {"examples": count, "left_out": left_out}
 
     def _finish(self, stage: str, event: str, domain: DomainConfig, result: dict[str, Any], *records: Records) -> None:
         for kind in records:

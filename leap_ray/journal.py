@@ -1,7 +1,7 @@
 """The run directory: append, fsync, resume.
 
     runs/<name>/
-      config.yaml  manifest.json          what this run is; another configuration may not continue it
+      config.yaml  manifest.json          what this run is; only a configuration of the same hash may continue it
       panels/<domain>-<panel>-<use>.json  the tasks it plays
       <stage>/<kind>.jsonl                records, one a line, on disk before anyone acts on them
       <stage>/<kind>.parquet              the same, once the stage is done
@@ -23,6 +23,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+import yaml
 
 from leap_ray.errors import UserError
 from leap_ray.types import RecordError, from_json, to_json
@@ -131,17 +133,22 @@ class RunDirectory:
         self._lock.close()
 
     def bind(self, config_hash: str, config_yaml: str, facts: dict[str, Any]) -> None:
-        """Make this the directory of that configuration. Raises UserError if it is another's."""
-        manifest = self.path / "manifest.json"
+        """Make this the directory of that configuration. Raises UserError if it is another's.
+
+        The hash decides; settings that it leaves out are replaced by the new ones.
+        """
+        manifest, stored = self.path / "manifest.json", self.path / "config.yaml"
         if manifest.exists():
             written = read_json(manifest).get("config_hash")
             if written != config_hash:
                 raise UserError(
                     f"run directory {self.path} belongs to another configuration ({written}; this one is {config_hash}): "
-                    "choose another --run-dir, or continue that run with `leap-ray resume`"
+                    f"{_differences(stored, config_yaml)}choose another --run-dir, or continue that run with `leap-ray resume`"
                 )
+            if stored.read_text() != config_yaml:
+                write_atomically(stored, config_yaml.encode())
             return
-        write_atomically(self.path / "config.yaml", config_yaml.encode())
+        write_atomically(stored, config_yaml.encode())
         write_atomically(manifest, json.dumps({"config_hash": config_hash, **facts}, indent=1).encode())
 
     def records(self, stage: str, kind: str, cls: type[R], key: Callable[[R], str]) -> Records[R]:
@@ -158,6 +165,25 @@ class RunDirectory:
         (self.path / stage).mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / stage / "done.json", json.dumps(result, indent=1, default=str).encode())
         return result
+
+
+def _differences(stored: Path, config_yaml: str) -> str:
+    """The settings in which a stored configuration is another, in words that end in a semicolon."""
+    old, new = _flat(yaml.safe_load(stored.read_text())), _flat(yaml.safe_load(config_yaml))
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    words = [f"{name} is {old.get(name)} there, {new.get(name)} here" for name in names]
+    return f"{', '.join(words[:5])}{', and more' if len(words) > 5 else ''}; " if words else ""
+
+
+def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names, as on the command line."""
+    if isinstance(plain, list) and all(isinstance(item, dict) for item in plain):
+        plain = {str(i): item for i, item in enumerate(plain)}
+    if not isinstance(plain, dict):
+        return {prefix: plain}
+    return {
+        k: v for name, item in plain.items() for k, v in _flat(item, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def check_room(path: Path, gib: float) -> None:

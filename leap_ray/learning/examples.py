@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from leap_ray.config import StudentConfig
 from leap_ray.policy import Prompter
 from leap_ray.types import Correction, Episode, Example, Outcome
 
@@ -38,3 +39,16 @@ def from_correction(episode: Episode, correction: Correction, prompter: Prompter
             response=response,
             rejected=said if said != response else (),
         )
+
+
+def out_of_reach(example: Example, student: StudentConfig) -> str:
+    """Why the student could not say this, whatever it learns: words to be counted, or nothing.
+
+    A demonstration may outgrow its context, and a teacher's words its limit of new tokens: trained on those, it would be cut
+    off before its action.
+    """
+    if len(example.prompt) + student.max_tokens > student.max_length:
+        return "beyond student.max_length"
+    if len(example.response) > student.max_tokens:
+        return "longer than student.max_tokens"
+    return ""

@@ -85,12 +85,13 @@ def gathering_table(run: Path) -> Table:
         table.add_column(title, justify="left" if title in ("iteration", "domain", "steps by outcome") else "right")
     for stage in ("demonstrations", "rollouts"):
         for iteration, domain, r in results(run, stage):
-            words = ", ".join(f"{name}: {count}" for name, count in r.get("outcomes", {}).items())
+            words = [f"{name}: {count}" for name, count in r["outcomes"].items()] if "outcomes" in r else [stage]
+            words += [f"left out, {why}: {count}" for why, count in r.get("left_out", {}).items()]
             table.add_row(
                 iteration, domain, str(r["episodes"]), f"{100 * r['success']:.1f}",
                 str(r.get("failed", r["episodes"] - r.get("kept", r["episodes"]))),
                 str(r.get("corrected_episodes", "")), str(r["examples"]),
-                _gap(gaps.get((iteration, domain))), words or "demonstrations",
+                _gap(gaps.get((iteration, domain))), ", ".join(words),
             )  # fmt: skip
     return table
 

@@ -72,7 +72,25 @@ def test_a_run_directory_of_another_configuration(tmp_path, capsys):
     directory = cli.open_run(cli.configuration.load(written(tmp_path)), tmp_path / "run")
     directory.close()
     message = refused(capsys, "run", written(tmp_path, seed=1), "--run-dir", tmp_path / "run")
-    assert "belongs to another configuration" in message
+    assert "belongs to another configuration" in message and "seed is 0 there, 1 here" in message
+
+
+def test_resume_takes_settings_of_how_it_computes_and_no_others(tmp_path, capsys, monkeypatch):
+    cli.open_run(cli.configuration.load(written(tmp_path)), tmp_path / "run").close()
+    assert "learner.epochs is 1 there, 2 here" in refused(capsys, "resume", tmp_path / "run", "--learner.epochs", "2")
+    asked = []
+    monkeypatch.setattr(cli, "_run", lambda config, folder, verbose: asked.append(config))
+    cli.main(["resume", str(tmp_path / "run"), "--learner.row-tokens", "8192"])
+    cli.open_run(asked[0], tmp_path / "run").close()
+    assert cli.configuration.load(tmp_path / "run" / "config.yaml").learner.row_tokens == 8192
+
+
+def test_help_after_a_configuration_lists_its_settings(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", str(written(tmp_path)), "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    assert "--learner.row-tokens" in told and "(default: households)" in told
 
 
 @pytest.mark.parametrize("command", ["resume", "show", "evaluate"])

@@ -28,6 +28,14 @@ def test_every_configuration_of_the_project_is_valid_and_survives_being_written(
         ("name: a\ndomains: [{name: households}]\nlearner: {rank: 0}", "learner.rank: 0 is below 1"),
         ("name: a\ndomains: [{name: households}]\nteacher: {kind: oracle}", "teacher.kind: 'oracle' is none of"),
         ("name: a\ndomains: [{name: households}]\nlearner: {objectives: [dpo]}", "begin with sft"),
+        (
+            "name: a\ndomains: [{name: households}]\nlearner: {row_tokens: 4000}",
+            "learner.row_tokens: 4000 is below 4096",
+        ),
+        (
+            "name: a\ndomains: [{name: households}]\nlearner: {objectives: [sft, dpo]}",
+            "learner.row_tokens: 4096 is below 4352",
+        ),
         ("name: a", "missing 'domains'"),
         ("name: a\ndomains: []", "at least one is needed"),
         ("- 1", "is not a mapping"),
@@ -46,6 +54,15 @@ def test_the_hash_names_what_is_computed():
     base = RunConfig("a", (DomainConfig("households"),))
     assert base.hash == RunConfig("another name", (DomainConfig("households"),)).hash
     assert base.hash != RunConfig("a", (DomainConfig("households"),), seed=1).hash
+
+
+def test_the_hash_leaves_out_where_and_how_it_is_computed():
+    base = RunConfig("a", (DomainConfig("households"),))
+    moved = config.override(
+        base, ["--learner.row-tokens", "8192", "--student.replicas", "3", "--teacher.budget-dollars", "9"], "leap-ray"
+    )
+    assert moved != base
+    assert moved.hash == base.hash
 
 
 def test_options_go_over_the_file():

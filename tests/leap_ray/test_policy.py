@@ -1,14 +1,16 @@
 """Prompts as golden files, tokens that are never re-tokenised, and a parser that never raises."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leap_ray.config import StudentConfig
 from leap_ray.errors import UserError
-from leap_ray.learning.examples import from_correction, from_demonstration
+from leap_ray.learning.examples import from_correction, from_demonstration, out_of_reach
 from leap_ray.policy import Prompter, View, parse, tokenize
 from leap_ray.types import Correction, Episode, Finish, Outcome, Step, StepCorrection, Task
 
@@ -101,6 +103,15 @@ def test_a_correction_is_trained_at_the_students_own_prompt(prompter):
     assert example.response[-1] == prompter.end_id
     assert example.rejected == episode.steps[1].completion
     assert example.id == f"{episode.id}/1"
+
+
+def test_what_the_student_could_not_say_is_out_of_reach(prompter):
+    example = list(from_demonstration(demonstration(prompter)))[1]
+    prompt, response = len(example.prompt), len(example.response)
+    fits = StudentConfig(max_length=prompt + response, max_tokens=response)
+    assert out_of_reach(example, fits) == ""
+    assert out_of_reach(example, replace(fits, max_length=prompt + response - 1)) == "beyond student.max_length"
+    assert out_of_reach(example, replace(fits, max_tokens=response - 1)) == "longer than student.max_tokens"
 
 
 def test_what_a_student_says_is_read_back(prompter):
