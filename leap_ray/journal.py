@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
+from leap_ray.config import OPERATIONAL
 from leap_ray.errors import UserError
 from leap_ray.types import RecordError, from_json, to_json
 
@@ -168,9 +169,10 @@ class RunDirectory:
 
 
 def _differences(stored: Path, config_yaml: str) -> str:
-    """The settings in which a stored configuration is another, in words that end in a semicolon."""
+    """The settings that make a stored configuration another one, in words that end in a semicolon."""
     old, new = _flat(yaml.safe_load(stored.read_text())), _flat(yaml.safe_load(config_yaml))
-    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    free = {f"{section}.{name}".lstrip(".") for section, names in OPERATIONAL.items() for name in names}
+    names = [name for name in sorted({*old, *new} - free) if old.get(name) != new.get(name)]
     words = [f"{name} is {old.get(name)} there, {new.get(name)} here" for name in names]
     return f"{', '.join(words[:5])}{', and more' if len(words) > 5 else ''}; " if words else ""
 

@@ -72,7 +72,7 @@ def test_a_directory_belongs_to_one_configuration_and_one_process(tmp_path):
     run.bind("abc", "name: x\na: [{b: 1}]\n", {})
     run.bind("abc", "name: x\na: [{b: 1}]\n", {})
     with pytest.raises(UserError, match=r"another configuration \(abc; this one is def\): a.0.b is 1 there, 2 here; "):
-        run.bind("def", "name: x\na: [{b: 2}]\n", {})
+        run.bind("def", "name: y\na: [{b: 2}]\n", {})
     run.bind("abc", "name: y\n", {})
     assert (tmp_path / "run" / "config.yaml").read_text() == "name: y\n"
     script = f"from leap_ray.journal import RunDirectory; from pathlib import Path; RunDirectory(Path({str(tmp_path / 'run')!r}))"
