@@ -74,7 +74,7 @@ class Data:
 
 @dataclass
 class Estimate:
-    """Estimate a run's teacher calls, tokens, dollars and hours."""
+    """Estimate a run's teacher calls, tokens, dollars and hours; the configuration's settings can be further options."""
 
     config: Positional[Path]
     run_dir: Path | None = None  # a run whose episodes are measured, where there is one
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0 if args[:1] in (["-h"], ["--help"]) else 2)
     cls, command = commands[args[0]]
     try:
-        if cls in (Run, Resume, Evaluate):  # these take the configuration's settings as further options
+        if cls in (Run, Resume, Evaluate, Estimate):  # these take the configuration's settings as further options
             rest = args[1:]
             helps = [a for a in rest if a in ("-h", "--help")] if rest and not rest[0].startswith("-") else []
             known, settings = tyro.cli(
@@ -231,11 +231,14 @@ def data(args: Data) -> None:
     out.print(str(module.prepare(args.source, args.target)), highlight=False, markup=False)
 
 
-def estimate(args: Estimate) -> None:
+def estimate(args: Estimate, overrides: Sequence[str]) -> None:
     """Print what a run's teacher would cost."""
     from leap_ray.teachers.estimate import estimate_run
 
-    out.print(str(estimate_run(configuration.load(args.config), args.run_dir)), highlight=False, markup=False)
+    if args.run_dir:
+        _config_of(args.run_dir)
+    config = configuration.override(configuration.load(args.config), overrides, prog=f"leap-ray estimate {args.config}")
+    out.print(str(estimate_run(config, args.run_dir)), highlight=False, markup=False)
 
 
 def _configuration_of(run: Path, overrides: Sequence[str], command: str) -> RunConfig:

@@ -93,6 +93,17 @@ def test_help_after_a_configuration_lists_its_settings(tmp_path, capsys):
     assert "--learner.row-tokens" in told and "(default: households)" in told
 
 
+def test_an_estimate_takes_the_configurations_settings(tmp_path, capsys):
+    config = written(tmp_path, teacher={"kind": "claude"})
+
+    def dollars(*options):
+        cli.main(["estimate", str(config), *options])
+        return float(capsys.readouterr().out.split("$")[1].split(" ")[0])
+
+    assert dollars("--domains.0.train-tasks", "20") == pytest.approx(10 * dollars(), rel=0.1)
+    assert "is not a run directory" in refused(capsys, "estimate", config, "--run-dir", tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("command", ["resume", "show", "evaluate"])
 def test_what_is_not_a_run_directory(command, tmp_path, capsys):
     assert "is not a run directory" in refused(capsys, command, tmp_path)
