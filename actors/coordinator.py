@@ -32,6 +32,7 @@ from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
 from leap_ray.learning.loop import read_progress
 from leap_ray.learning.model import probe_logprobs
+from leap_ray.learning.objectives import objective_of
 from leap_ray.learning.sources import materialize
 from leap_ray.metrics import Metrics
 from leap_ray.policy import Prompter
@@ -168,8 +169,7 @@ class Coordinator:
         policy = self.policy(iteration)
         if self.run.result(stage):
             return policy
-        objectives = self.config.learner.objectives
-        objective = objectives[min(iteration, len(objectives) - 1)]
+        objective = objective_of(self.config.learner, iteration)
         folders = [
             self.run.path / f"iter-{i}" / ("rollouts" if i else "demonstrations") / domain.name / "examples"
             for i in range(iteration + 1)

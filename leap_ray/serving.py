@@ -84,12 +84,6 @@ class Load:
     policies: tuple[str, ...] = field(default=(BASE,))
 
 
-def weights_name(label: str, iteration: int, path: str | Path) -> str:
-    """A name for trained weights, e.g. `alfworld-iter2-3fa94c01`: the last part is the content's, so it never names another."""
-    label = re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-") or "student"
-    return f"{label}-iter{iteration}-{fingerprint(path)[:8]}"
-
-
 def fingerprint(path: str | Path) -> str:
     """Hash of the weights and their configuration in a folder. Raises UserError where there are none."""
     folder = Path(path)

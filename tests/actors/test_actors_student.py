@@ -17,7 +17,7 @@ from actors import engine
 from actors.student_pool import StudentPool
 from leap_ray.errors import UserError
 from leap_ray.learning.model import probe_logprobs
-from leap_ray.serving import BASE, weights_name
+from leap_ray.serving import BASE, fingerprint
 from leap_ray.types import Sampling
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import this file
@@ -37,7 +37,7 @@ def pairs(prompter):
 @pytest.fixture(scope="module")
 def loaded(student, adapters):
     """Names of two adapters, loaded."""
-    names = [weights_name("test", i, folder) for i, folder in enumerate(adapters)]
+    names = [f"test-{fingerprint(folder)[:8]}" for folder in adapters]
     for name, folder in zip(names, adapters):
         asyncio.run(student.load(name, folder))
     return names

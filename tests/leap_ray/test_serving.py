@@ -19,7 +19,6 @@ from leap_ray.serving import (
     linear_modules,
     replica_of,
     tensor_shapes,
-    weights_name,
 )
 
 
@@ -33,11 +32,10 @@ def adapter(folder: Path, value: float = 1.0, rank: int = 4, module: str = "laye
     return folder
 
 
-def test_a_name_is_made_from_the_content(tmp_path):
+def test_a_fingerprint_is_made_from_the_content(tmp_path):
     one, same, other = adapter(tmp_path / "1"), adapter(tmp_path / "2"), adapter(tmp_path / "3", value=2.0)
-    assert weights_name("alf world", 2, one) == weights_name("alf world", 2, same)
-    assert weights_name("alf world", 2, one).startswith("alf-world-iter2-")
-    assert weights_name("alf world", 2, one) != weights_name("alf world", 2, other)
+    assert fingerprint(one) == fingerprint(same)
+    assert fingerprint(one) != fingerprint(other)
 
 
 def test_the_configuration_is_part_of_the_content(tmp_path):
