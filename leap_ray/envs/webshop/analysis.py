@@ -21,20 +21,21 @@ will with
 """
 STOP_WORDS = frozenset(_STOP.split())
 
-# UAX #29 rule WB4: whatever extends a character belongs to it.
-_EXT = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*"
-_LETTER = rf"(?:[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]{_EXT})"
-_HEBREW = rf"(?:\p{{WB=Hebrew_Letter}}{_EXT})"
-_DIGIT = rf"(?:[\p{{WB=Numeric}}[\p{{Block=Halfwidth_And_Fullwidth_Forms}}&&\p{{Nd}}]]{_EXT})"
-_KATAKANA = rf"(?:\p{{WB=Katakana}}{_EXT})"
+# UAX #29 rule WB4: whatever extends a character belongs to it. Skin tones do not, in the Unicode that Lucene was built with.
+_EXTENDS = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]--[\U0001F3FB-\U0001F3FF"  # an open set
+_EXT = rf"[{_EXTENDS}]]*"
+_HEBREW = rf"\p{{WB=Hebrew_Letter}}{_EXT}"
+_LETTER = rf"[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]{_EXT}"
+_DIGIT = rf"[\p{{WB=Numeric}}[\p{{Block=Halfwidth_And_Fullwidth_Forms}}&&\p{{Nd}}]]{_EXT}"
+_KATAKANA = rf"\p{{WB=Katakana}}{_EXT}"
 _JOIN = rf"(?:\p{{WB=ExtendNumLet}}{_EXT})"
-_MID_LETTER = rf"(?:[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}\p{{WB=Single_Quote}}]{_EXT})"
-_MID_NUMBER = rf"(?:[\p{{WB=MidNum}}\p{{WB=MidNumLet}}\p{{WB=Single_Quote}}]{_EXT})"
-_QUOTED = rf"(?:{_HEBREW}(?:\p{{WB=Double_Quote}}{_EXT}{_HEBREW}|\p{{WB=Single_Quote}}{_EXT}))"
-_NUMBER_RUN = rf"(?:{_DIGIT}(?:(?:{_JOIN}*|{_MID_NUMBER}){_DIGIT})*)"
-_LETTER_RUN = rf"(?:{_LETTER}(?:(?:{_JOIN}*|{_MID_LETTER}){_LETTER})*)"
-_KATAKANA_RUN = rf"(?:{_KATAKANA}(?:{_JOIN}*{_KATAKANA})*)"
-_PART = rf"(?:{_KATAKANA_RUN}|(?:{_QUOTED}|{_NUMBER_RUN}|{_LETTER_RUN})+)"
+_SINGLE, _DOUBLE = rf"\p{{WB=Single_Quote}}{_EXT}", rf"\p{{WB=Double_Quote}}{_EXT}"
+_MID_LETTER = rf"[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}\p{{WB=Single_Quote}}]{_EXT}(?={_LETTER})"
+_MID_NUMBER = rf"[\p{{WB=MidNum}}\p{{WB=MidNumLet}}\p{{WB=Single_Quote}}]{_EXT}(?={_DIGIT})"
+_PART = (
+    rf"(?:{_KATAKANA}(?:{_JOIN}*{_KATAKANA})*"
+    rf"|(?:{_HEBREW}(?:{_DOUBLE}{_HEBREW}|{_SINGLE})|{_LETTER}(?:{_MID_LETTER})?|{_DIGIT}(?:{_MID_NUMBER})?)+)"
+)
 _WORD = rf"{_JOIN}*{_PART}(?:{_JOIN}+{_PART})*{_JOIN}*"
 # Extended_Pictographic as of the Unicode that Lucene was built with; later ones dropped ★ ☞ ♡ and the like.
 _PICTURE = (
@@ -48,12 +49,15 @@ _PICTURE = (
     "\U0001f85a-\U0001f85f\U0001f888-\U0001f88f\U0001f8ae-\U0001f8ff\U0001f90c-\U0001f93a\U0001f93c-\U0001f945"
     "\U0001f947-\U0001faff\U0001fc00-\U0001fffd]"
 )
+_SOFT = rf"[{_EXTENDS}\uFE0E\uFE0F]]*"
+_TONE = rf"[\U0001F3FB-\U0001F3FF]{_SOFT}"
+_FACE = rf"(?:(?:\p{{Emoji_Modifier_Base}}{_SOFT})?{_TONE}|{_PICTURE}{_SOFT}\uFE0F?)"
 _EMOJI = (
-    rf"(?:\p{{Regional_Indicator}}{_EXT}){{2}}|[#*0-9]\uFE0F?\u20E3|{_PICTURE}{_EXT}(?:(?<=\u200D){_PICTURE}{_EXT})*"
+    rf"\u200D*{_FACE}(?:(?:(?<=\u200D)|\u200D+){_FACE})*"
+    rf"|[#*]{_SOFT}\uFE0F?\u20E3{_SOFT}|(?:\p{{Regional_Indicator}}{_EXT}){{2}}"
 )
-_HANGUL = rf"(?:[\p{{Script=Hangul}}&&[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]]{_EXT})+"
 _TOKEN = regex.compile(
-    rf"{_EMOJI}|{_HANGUL}|{_WORD}|\p{{Script=Han}}{_EXT}|\p{{Script=Hiragana}}{_EXT}|(?:\p{{LB=SA}}{_EXT})+", regex.V1
+    rf"{_WORD}|(?:\p{{LB=SA}}{_EXT})+|{_EMOJI}|\p{{Script=Han}}{_EXT}|\p{{Script=Hiragana}}{_EXT}", regex.V1
 )
 _ASCII_TOKEN = regex.compile(
     r"_*(?:[0-9]+(?:(?:_*|[.,;'])[0-9]+)*|[A-Za-z]+(?:(?:_+|[.:'])[A-Za-z]+)*)+"
@@ -63,10 +67,21 @@ _ASCII_TOKEN = regex.compile(
 
 def words(text: str) -> list[str]:
     """The text's words, as written. Words beyond 255 characters come in pieces."""
-    found = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text)
-    if all(len(word) <= MAX_TOKEN for word in found):
-        return found
-    return [word[i : i + MAX_TOKEN] for word in found for i in range(0, len(word), MAX_TOKEN)]
+    pattern = _ASCII_TOKEN if text.isascii() else _TOKEN
+    found = pattern.findall(text)
+    return found if all(len(word) <= MAX_TOKEN for word in found) else _pieces(pattern, text)
+
+
+def _pieces(pattern: regex.Pattern[str], text: str) -> list[str]:
+    """The words where a word ends after 255 characters at the latest, and the next begins there."""
+    found, at = [], 0
+    while hit := pattern.search(text, at):
+        if len(hit[0]) > MAX_TOKEN:
+            hit = pattern.match(text, hit.start(), hit.start() + MAX_TOKEN)
+            assert hit is not None
+        found.append(hit[0])
+        at = hit.end()
+    return found
 
 
 def terms(text: str) -> list[str]:

@@ -1,12 +1,14 @@
 """A shop's products, index and goals on disk: built once per node, memory-mapped by every environment there.
 
-A catalogue folder holds packed products, the search index, and, for each kind of goals and seed, prices and goals. It is written
-beside and then renamed, so that two builders never meet; its manifest names the product files it was built from, and a
-folder whose files have changed since is refused.
+A catalogue folder holds packed products, the search index, and, for each kind of goals and seed, prices and goals. One process
+builds it while the others wait; it is written beside and then renamed, so that nobody ever finds half of it. Its manifest names
+the product files it was built from, and a folder whose files have changed since is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -26,7 +28,7 @@ from leap_ray.envs.webshop.search import Index, IndexBuilder, map_array
 from leap_ray.errors import UserError
 from leap_ray.types import digest
 
-FORMAT = 3  # of the folder; another number is another folder
+FORMAT = 4  # of the folder; another number is another folder
 GOAL_SEED = 233  # of prices and bounds, as the goals of LEAP's splits were drawn
 
 
@@ -35,7 +37,19 @@ class Catalogue:
 
     def __init__(self, folder: Path, kind: GoalKind = "synthetic", seed: int = GOAL_SEED, nouns: str = "auto") -> None:
         self.folder = folder
-        self.manifest = json.loads((folder / "manifest.json").read_text())
+        with _undamaged(folder):
+            self._map()
+        self.product = functools.lru_cache(maxsize=8192)(self._unpack)
+        self.find = functools.lru_cache(maxsize=65_536)(self._find)
+        self.nouns = noun_finder(nouns, complete=self.manifest["nouns"])
+        goal_folder = self._goal_folder(kind, seed)
+        with _undamaged(folder):
+            self.prices = map_array(goal_folder / "prices.npy")
+            self.goals: Any = GoalTable.open(goal_folder, kind, self.product)
+
+    def _map(self) -> None:
+        folder = self.folder
+        self.manifest = _manifest(folder)
         self._blob = np.asarray(np.memmap(folder / "products.bin", np.uint8, "r"))
         self._ends = map_array(folder / "product_ends.npy")
         self._asins = map_array(folder / "asins.npy")
@@ -43,12 +57,6 @@ class Catalogue:
         self._title_hashes = map_array(folder / "title_hashes.npy")
         self._title_numbers = map_array(folder / "title_numbers.npy")
         self.index = Index(folder)
-        self.product = functools.lru_cache(maxsize=8192)(self._unpack)
-        self.find = functools.lru_cache(maxsize=65_536)(self._find)
-        self.nouns = noun_finder(nouns, complete=self.manifest["nouns"])
-        goal_folder = self._goal_folder(kind, seed)
-        self.prices = map_array(goal_folder / "prices.npy")
-        self.goals: Any = GoalTable.open(goal_folder, kind, self.product)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -112,8 +120,9 @@ def build(folder: Path, products: Iterable[Product], source: dict[str, Any]) -> 
         raise UserError(f"{source.get('name', 'catalogue')}: no product was found")
     builder.write(folder, asins)
     np.save(folder / "product_ends.npy", np.array(ends, np.int64))
-    np.save(folder / "asins.npy", np.array(asins, "S"))
-    np.save(folder / "asin_order.npy", np.argsort(np.array(asins, "S"), kind="stable").astype(np.int32))
+    codes = np.array(asins, "S")
+    np.save(folder / "asins.npy", codes)
+    np.save(folder / "asin_order.npy", np.argsort(codes, kind="stable").astype(np.int32))
     hashes = np.array(titles, np.uint64)
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     np.save(folder / "title_hashes.npy", hashes[order])
@@ -143,6 +152,15 @@ def catalogue_folder(files: Files, limit: int | None, cache: Path) -> Path:
     return cache / f"catalogue-{digest([str(path.resolve()) for path in files.all], limit, FORMAT)}"
 
 
+def remove_catalogues(files: Files, cache: Path) -> None:
+    """Remove what was built from these files, in whole or up to a limit, damaged or not."""
+    remove_folder(catalogue_folder(files, None, cache))
+    for folder in cache.glob("catalogue-*"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if Path(_manifest(folder)["name"]).resolve() == files.products.resolve():
+                remove_folder(folder)
+
+
 def open_products(
     name: str, products: Callable[[], Iterable[Product]], kind: GoalKind, seed: int, nouns: str, cache: Path
 ) -> Catalogue:
@@ -153,30 +171,95 @@ def open_products(
 
 
 def make_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, then put it in its place at once; whoever comes second finds it there."""
+    """Let `write` fill a new folder, then put it in its place at once; whoever comes second waits, and finds it there.
+
+    Raises UserError where it cannot be written: no permission, no space.
+    """
     if target.exists():
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        with _one_at_a_time(target.parent) as alone:
+            if alone:
+                _remove_drafts(target)
+            if not target.exists():
+                _fill(target, write)
     except OSError as error:
         raise UserError(
-            f"{target.parent} cannot be written ({error.strerror}): name another folder with `cache`"
+            f"{target} cannot be written ({error.strerror or error}): make room there, or name another folder with `cache`"
         ) from None
+
+
+def remove_folder(target: Path) -> None:
+    """Remove a built folder at once: nobody finds half of it; who has it open keeps it. Raises UserError if it must stay."""
+    if not target.exists():
+        return
+    try:
+        grave = target.rename(_draft(target))
+        shutil.rmtree(grave, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{target} cannot be removed to be built anew: {error.strerror or error}") from None
+
+
+def _fill(target: Path, write: Callable[[Path], None]) -> None:
+    draft = _draft(target)
     try:
         write(draft)
-        os.chmod(draft, 0o755)
+        draft.chmod(0o755)
         try:
             draft.rename(target)
         except OSError:
-            if not target.exists():
+            if not target.exists():  # someone was faster, where folders cannot be locked
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _draft(target: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+
+
+def _remove_drafts(target: Path) -> None:
+    """Remove what killed builders have left."""
+    for left in target.parent.glob(f".{target.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Wait until no other process or thread builds in the folder. False where the file system knows no locks: all build then."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _undamaged(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(
+            f"the index in {folder} is damaged ({error}): rebuild it with `leap-ray data webshop`, or remove that folder"
+        ) from None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())
+
+
 def _check_fresh(folder: Path, files: Files) -> None:
-    held = {stamp["name"]: stamp for stamp in json.loads((folder / "manifest.json").read_text())["files"]}
+    with _undamaged(folder):
+        held = {stamp["name"]: stamp for stamp in _manifest(folder)["files"]}
     for path in files.all:
         if not _is_stamped(path, held.get(path.name)):
             raise UserError(

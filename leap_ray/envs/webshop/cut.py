@@ -7,23 +7,23 @@ from typing import Literal
 Cut = Literal["end", "middle"]
 
 
-def shorten(text: str, max_text: int | None, max_line: int | None, cut: Cut) -> str:
-    """The text with every line at most `max_line` and all of it at most `max_text` characters; null: no limit.
+def shorten(text: str, max_text: int | None, max_line: int | None, cut: Cut) -> tuple[str, int]:
+    """(the text with every line at most `max_line` and all of it at most `max_text` characters, how many are left out).
 
-    What is left out is marked by "…" in a line and "[… N characters cut]" in the text; the mark comes on top of the limit.
+    A limit of null is none. What is left out is marked by "…" in a line and "[… N characters cut]" in the text; the mark comes
+    on top of the limit.
     """
+    left_out = 0
     if max_line is not None:
-        text = "\n".join(
-            f"{line[:max_line].rstrip()}…" if len(line) > max_line + 1 else line for line in text.split("\n")
-        )
+        short = [line[:max_line].rstrip() if len(line) > max_line + 1 else line for line in text.split("\n")]
+        left_out = len(text) - len("\n".join(short))
+        text = "\n".join(a if a == b else f"{a}…" for a, b in zip(short, text.split("\n")))
     if max_text is None or len(text) <= max_text:
-        return text
-    mark = f"[… {len(text) - max_text} characters cut]"
-    if cut == "end":
-        return f"{text[:max_text]}\n{mark}\n"
-    head = (max_text + 1) // 2
-    tail = max_text - head
-    return f"{text[:head]}\n{mark}\n{text[len(text) - tail :]}"
+        return text, left_out
+    excess = len(text) - max_text
+    head = max_text if cut == "end" else (max_text + 1) // 2
+    tail = text[head + excess :]
+    return f"{text[:head]}\n[… {excess} characters cut]\n{tail}", left_out + excess
 
 
 def without_instruction(text: str, instruction: str) -> str:

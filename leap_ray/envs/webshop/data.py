@@ -22,9 +22,9 @@ from leap_ray.cache import cache_folder
 from leap_ray.envs.webshop.catalogue import (
     GOAL_SEED,
     Catalogue,
-    catalogue_folder,
     open_files,
     open_products,
+    remove_catalogues,
 )
 from leap_ray.envs.webshop.generator import VERSION, generate
 from leap_ray.envs.webshop.goals import GoalKind, ListedGoals, goal_of
@@ -166,7 +166,7 @@ def prepare(
     if source is not None and target is not None:
         files = _copy(files, Path(target).expanduser())
     place = cache or cache_folder() / "webshop"
-    shutil.rmtree(catalogue_folder(files, None, place), ignore_errors=True)
+    remove_catalogues(files, place)
     _open.cache_clear()
     made = {kind: open_files(files, None, kind, GOAL_SEED, "words", place) for kind in ("synthetic", "human")}
     one = made["synthetic"]
@@ -182,8 +182,11 @@ def prepare(
 
 
 def _copy(files: Files, target: Path) -> Files:
-    target.mkdir(parents=True, exist_ok=True)
-    for path in files.all:
-        if (target / path.name).resolve() != path.resolve():
-            shutil.copyfile(path, target / path.name)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for path in files.all:
+            if (target / path.name).resolve() != path.resolve():
+                shutil.copyfile(path, target / path.name)
+    except OSError as error:
+        raise UserError(f"webshop: the files cannot be copied to {target}: {error.strerror or error}") from None
     return find_files(target / files.products.name)

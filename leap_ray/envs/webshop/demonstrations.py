@@ -36,7 +36,7 @@ def read_demonstrations(path: Path) -> dict[str, tuple[str, ...]]:
     for number, raw in enumerate(read_records(path)):
         try:
             found.setdefault(instruction_key(raw["states"][0]), _actions(raw))
-        except (KeyError, IndexError, TypeError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError) as error:
             raise UserError(
                 f"{path.name}, record {number + 1}: {type(error).__name__}: {error}: not WebShop's human demonstrations"
             ) from None
@@ -52,7 +52,10 @@ def instruction_key(text: str) -> str:
 def _actions(raw: dict[str, Any]) -> tuple[str, ...]:
     """The chosen actions: by index among those available, or as written where the index is negative (a search)."""
     chosen = zip(raw["actions"], raw["action_idxs"], raw["available_actions"], strict=False)
-    return tuple(written if index < 0 else available[index] for written, index, available in chosen)
+    actions = tuple(written if index < 0 else available[index] for written, index, available in chosen)
+    if not all(isinstance(action, str) for action in actions):
+        raise TypeError("an action is not text")
+    return actions
 
 
 class HumanDemonstrator(Demonstrator):

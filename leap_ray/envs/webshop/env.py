@@ -173,7 +173,8 @@ class WebShopEnv(TextEnv):
         whole = len(text)
         if not self.show_instruction:
             text = without_instruction(text, session.goal.instruction)
-        text = shorten(text, self.max_observation, self.max_line, self.cut)
+        unsaid = whole - len(text)
+        text, left_out = shorten(text, self.max_observation, self.max_line, self.cut)
         bought = session.bought
         info = {
             "instruction": session.goal.instruction,
@@ -181,7 +182,7 @@ class WebShopEnv(TextEnv):
             "score": bought.total if bought else 0.0,
             "success": bought is not None and bought.total == 1.0,
             "score_parts": bought.parts if bought else dict(NOTHING_BOUGHT),
-            "observation_cut": whole - len(text),
+            "observation_cut": unsaid + left_out,
         }
         return text, info
 

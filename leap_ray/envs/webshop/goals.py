@@ -156,16 +156,28 @@ def goal_of(raw: dict[str, Any], where: str) -> Goal:
         options = raw["goal_options"]
         if not raw["attributes"]:
             raise ValueError("it asks for no attribute")
-        return Goal(
-            asin=raw["asin"],
+        goal = Goal(
+            asin=raw["asin"].upper(),
             instruction=raw["instruction_text"],
             attributes=tuple(raw["attributes"]),
             options=dict(options) if isinstance(options, dict) else tuple(options),
             price_upper=float(raw["price_upper"]),
             weight=float(raw.get("weight", 1.0)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _check_goal(goal, raw)
+        return goal
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: {type(error).__name__}: {error}: not a WebShop goal") from None
+
+
+def _check_goal(goal: Goal, raw: dict[str, Any]) -> None:
+    if not isinstance(raw["attributes"], list) or not isinstance(raw["goal_options"], (dict, list)):
+        raise TypeError("attributes and goal_options must be lists (goal_options: or an object)")
+    wrong = [text for text in (goal.instruction, *goal.attributes, *goal.values) if not isinstance(text, str)]
+    if wrong:
+        raise TypeError(f"{wrong[0]!r} is not text")
+    if not goal.price_upper > 0:
+        raise ValueError(f"price_upper {goal.price_upper} is no bound")
 
 
 def write_goals(

@@ -62,12 +62,15 @@ def item_page(instruction: str, product: Product) -> list[Piece]:
 
 
 def sub_page(instruction: str, product: Product, name: str) -> list[Piece]:
-    """The description or the features; reviews are empty, as in the published data."""
+    """The description, the features, or (where an option is called so) the attributes; reviews are empty in the data."""
     pieces = [*_head(instruction), Piece(PREVIOUS, Part.BUTTON)]
     if name == "Description":
         pieces.append(Piece(product.description))
     elif name == "Features":
         pieces += [Piece(f" {bullet}") for bullet in product.bullets]
+    elif name == "Attributes":
+        pieces += [Piece(f" {attribute}") for attribute in product.attributes]
+        pieces += map(Piece, (product.category, product.query, product.product_category))
     return pieces
 
 

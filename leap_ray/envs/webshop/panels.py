@@ -44,7 +44,7 @@ def disjoint(asin: str) -> str:
 def goal_number(catalogue: Catalogue, task: Task) -> int:
     """The goal index of a task. Raises UserError if this catalogue's goal of that index is another one."""
     index, _, wanted = task.id.partition("-")
-    if not index.isdigit() or not wanted:
+    if not index.isdecimal() or not wanted:
         raise UserError(f"webshop: task id {task.id!r} is not of the form <goal index>-<hash>")
     goal = catalogue.goals[int(index)]
     if goal.hash != wanted:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ NEEDED = ("asin", "name", "full_description", "small_description", "category", "
 NO_PRICE = 100.0  # dollars, where a product has no price
 NO_ATTRIBUTE = "DUMMY_ATTR"
 ASIN_LENGTH = 10
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # control characters other than tab and line breaks
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # not tab and line breaks; half characters too
 _CHUNK = 1 << 20  # characters read at once from a JSON array
 
 
@@ -80,25 +81,36 @@ class Product:
 
 def without_controls(product: Product) -> Product:
     """The product with a blank for each control character (line breaks and tabs stay); itself if it has none."""
-    if not CONTROL.search("".join(_texts(product))):
+    if not any(CONTROL.search(text) for text in _texts(product)):
         return product
-    blank = partial(CONTROL.sub, " ")
-    return replace(
-        product,
-        title=blank(product.title),
-        description=blank(product.description),
-        bullets=tuple(map(blank, product.bullets)),
-        options={blank(name): [blank(value) for value in values] for name, values in product.options.items()},
-        attributes=tuple(map(blank, product.attributes)),
-        human=tuple(replace(said, text=blank(said.text)) for said in product.human),
-    )
+    return replace(product, **{name: _blanked(getattr(product, name)) for name in Product.__dataclass_fields__})
+
+
+def _blanked(value: Any) -> Any:
+    """The value with every text in it blanked."""
+    match value:
+        case str():
+            return CONTROL.sub(" ", value)
+        case tuple() | list():
+            return type(value)(map(_blanked, value))
+        case dict():
+            return {_blanked(name): _blanked(held) for name, held in value.items()}
+        case HumanInstruction():
+            return HumanInstruction(_blanked(value.text), _blanked(value.attributes), _blanked(value.options))
+        case _:
+            return value
 
 
 def _texts(product: Product) -> Iterator[str]:
-    yield from (product.title, product.description, *product.bullets, *product.attributes)
+    """Everything of the product that must be text."""
+    yield from (product.asin, product.title, product.description, product.category, product.query)
+    yield product.product_category
+    yield from (*product.bullets, *product.attributes, *product.instruction_attributes, *(product.nouns or ()))
+    yield product.instruction or ""
     for name, values in product.options.items():
         yield from (name, *values)
-    yield from (said.text for said in product.human)
+    for said in product.human:
+        yield from (said.text, *said.attributes, *said.options)
 
 
 _PACKED = tuple(name for name in Product.__dataclass_fields__ if name != "human")
@@ -125,7 +137,7 @@ def read_products(files: Files, limit: int | None = None) -> Iterator[Product]:
     """
     attributes = _table(files.attributes)
     human = _table(files.human)
-    nouns = {r["asin"]: r["nouns"] for r in read_records(files.nouns)} if files.nouns else {}
+    nouns = dict(_read_nouns(files.nouns)) if files.nouns else {}
     seen: set[str] = set()
     for number, raw in enumerate(read_records(files.products)):
         if limit is not None and number >= limit:
@@ -133,9 +145,9 @@ def read_products(files: Files, limit: int | None = None) -> Iterator[Product]:
         where = f"{files.products.name}, record {number + 1}"
         _check(raw, where)
         asin = raw["asin"]
-        if asin == "nan" or len(asin) > ASIN_LENGTH or asin in seen:
+        if asin == "nan" or len(asin) > ASIN_LENGTH or asin.upper() in seen:
             continue
-        seen.add(asin)
+        seen.add(asin.upper())
         ins = raw.get("ins") or attributes.get(asin) or {}
         people = raw.get("human_instructions") or human.get(asin) or ()
         yield product_of(raw, ins, people, raw.get("title_nouns", nouns.get(asin)), where)
@@ -148,8 +160,8 @@ def product_of(
     bullets = raw["small_description"]
     try:
         pricing = parse_price(raw.get("pricing"))
-        return Product(
-            asin=raw["asin"],
+        product = Product(
+            asin=raw["asin"].upper(),
             title=raw["name"],
             description=raw["full_description"],
             bullets=tuple(bullets) if isinstance(bullets, list) else (bullets,),
@@ -159,15 +171,19 @@ def product_of(
             category=raw["category"],
             query=raw["query"].lower().strip(),
             product_category=raw["product_category"],
-            attributes=tuple(ins.get("attributes", (NO_ATTRIBUTE,))),
-            nouns=None if nouns is None else tuple(nouns),
+            attributes=_listed(ins.get("attributes", [NO_ATTRIBUTE])),
+            nouns=None if nouns is None else _listed(nouns),
             instruction=ins.get("instruction"),
-            instruction_attributes=tuple(ins.get("instruction_attributes") or ()),
+            instruction_attributes=_listed(ins.get("instruction_attributes") or []),
             human=tuple(
-                HumanInstruction(h["instruction"], tuple(h["instruction_attributes"]), tuple(h["instruction_options"]))
+                HumanInstruction(
+                    h["instruction"], _listed(h["instruction_attributes"]), _listed(h["instruction_options"])
+                )
                 for h in human
             ),
         )
+        _check_texts(product)
+        return product
     except (KeyError, TypeError, AttributeError, ValueError, InvalidOperation) as error:
         raise UserError(
             f"{where} ({raw['asin']}): {type(error).__name__}: {error}: not a record of WebShop's product files"
@@ -197,6 +213,20 @@ def _options(raw: Mapping[str, Any] | None) -> dict[str, list[str]]:
     }
 
 
+def _listed(values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{values!r} is not a list")
+    return tuple(values)
+
+
+def _check_texts(product: Product) -> None:
+    wrong = [text for text in _texts(product) if not isinstance(text, str)]
+    if wrong:
+        raise TypeError(f"{wrong[0]!r} is not text")
+    if not (product.asin.isascii() and product.asin.isprintable() and product.asin.strip()):
+        raise ValueError(f"asin {product.asin!r} is no product code")
+
+
 def _check(raw: Any, where: str) -> None:
     if not isinstance(raw, dict):
         raise UserError(f"{where} is a {type(raw).__name__}, not a product: is this WebShop's items_shuffle file?")
@@ -213,34 +243,31 @@ def _check(raw: Any, where: str) -> None:
 def _table(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    with _open(path) as file:
-        try:
-            table = json.load(file)
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON: {error}") from None
+    with _readable(path) as file:
+        table = json.load(file)
     if not isinstance(table, dict):
         raise UserError(f"{path} must hold an object keyed by ASIN")
     return table
 
 
+def _read_nouns(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, raw in enumerate(read_records(path)):
+        if not (isinstance(raw, dict) and isinstance(raw.get("asin"), str) and isinstance(raw.get("nouns"), list)):
+            raise UserError(f'{path.name}, record {number + 1} is not of the form {{"asin": text, "nouns": [text]}}')
+        yield raw["asin"], raw["nouns"]
+
+
 def read_records(path: Path) -> Iterator[Any]:
     """The records of a `.jsonl` file or of a JSON array, one at a time, gzipped or not; memory does not grow with the file."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    with _open(path) as file:
-        try:
-            yield from (
-                (json.loads(line) for line in file if line.strip()) if ".jsonl" in path.name else _array(file, path)
-            )
-        except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+    with _readable(path) as file:
+        yield from (json.loads(line) for line in file if line.strip()) if ".jsonl" in path.name else _array(file, path)
 
 
 def _array(file: IO[str], path: Path) -> Iterator[Any]:
     decode = json.JSONDecoder().raw_decode
     text = file.read(_CHUNK).lstrip()
     if not text.startswith("["):
-        raise UserError(f"{path} must hold a JSON array of products")
+        raise UserError(f"{path} must hold a JSON array")
     text = text[1:]
     while True:
         text = text.lstrip(" \r\n\t,")
@@ -258,5 +285,18 @@ def _array(file: IO[str], path: Path) -> Iterator[Any]:
         text = text[end:]
 
 
-def _open(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+@contextmanager
+def _readable(path: Path) -> Iterator[IO[str]]:
+    """The file's text. Whatever keeps it from being read as JSON is a UserError that names it."""
+    try:
+        opened = (
+            gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+        )
+        with opened as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (ValueError, EOFError, OSError, zlib.error, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}: it is damaged, cut short, or no JSON; fetch it again"
+        ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-from leap_ray.envs.webshop.pages import Part
 from leap_ray.envs.webshop.products import ASIN_LENGTH
 from leap_ray.envs.webshop.session import Session
 
@@ -29,17 +28,17 @@ class LeapShop:
         if self.session.has_search_bar:
             return [SEARCH]
         offered: list[str] = []
-        for label, click in self.session.clickables.items():
+        for label in self.session.clickables:
             if label == "search":
                 continue
-            offered.append(self.title_action(label) if click.part is Part.PRODUCT else f"click[{label}]")
+            offered.append(self.title_action(label))
             if limit is not None and len(offered) > limit:
                 offered = offered[:KEPT] + rng.sample(offered[KEPT:], DRAWN)
         return offered or [FINISH]
 
     def title_action(self, label: str) -> str:
-        """The action that opens the product with this label (its lower-case ASIN)."""
-        number = self.session.catalogue.find(label.upper())
+        """The action that clicks this label; a label that is a product's lower-case ASIN, even an option's, shows as title."""
+        number = self._product(label)
         return (
             f"click[{label}]" if number is None else f"{TITLE}{self.session.catalogue.product(number).title.lower()}]"
         )
@@ -57,14 +56,16 @@ class LeapShop:
         done = self.session.act(action)
         observation = self.session.text_rich() if rich else self.session.text()
         label = action[len("click[") : -1] if action.startswith("click[") else ""
-        if (
-            0 < len(label) <= ASIN_LENGTH
-            and label == label.lower()
-            and self.session.catalogue.find(label.upper()) is not None
-        ):
+        if self._product(label) is not None:
             for step in _VISIT:
                 self.session.act(step)
         return done, observation
+
+    def _product(self, label: str) -> int | None:
+        """The number of the product whose lower-case ASIN this is."""
+        if not 0 < len(label) <= ASIN_LENGTH or not label.isascii() or label != label.lower():
+            return None
+        return self.session.catalogue.find(label.upper())
 
     def plain(self, action: str) -> str:
         """The original shop's action: a product's title becomes its ASIN, of the last product with that title."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gzip
 import json
 import os
@@ -105,6 +107,22 @@ def test_arrays_are_read_record_by_record(tmp_path: Path, monkeypatch: pytest.Mo
         (raw(name=5), "name must be text"),
         (raw(pricing="cheap"), "dollar"),
         (raw(customization_options={"Color": [{"label": "x"}]}), "value"),
+        (raw(customization_options={"Color": [{"value": 5}]}), "strip"),
+        (raw(customization_options=[1]), "items"),
+        (raw(small_description=None), "None is not text"),
+        (raw(small_description=["a", 5]), "5 is not text"),
+        (raw(pricing=9.9), "split"),
+        (raw(pricing=float("nan")), "split"),
+        (raw(pricing="$"), "InvalidOperation"),
+        (raw("Ü000000001"), "no product code"),
+        (raw(""), "no product code"),
+        (raw(asin=None), "asin must be text"),
+        (raw(ins={"attributes": "easy clean"}), "not a list"),
+        (raw(ins={"attributes": [1]}), "1 is not text"),
+        (raw(ins=["easy clean"]), "get"),
+        (raw(title_nouns="lamp"), "not a list"),
+        (raw(human_instructions=[{"instruction": "x"}]), "instruction_attributes"),
+        (None, "not a product"),
         (["not", "a", "product"], "not a product"),
     ],
 )
@@ -132,6 +150,51 @@ def test_a_broken_archive(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(raw()).encode() * 100)[:-20])
     with pytest.raises(UserError, match=r"products\.jsonl\.gz"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("items_shuffle_1000.json", b""),
+        ("items_shuffle_1000.json", b"\xff\xfe["),
+        ("items_shuffle_1000.json", b"{}"),
+        ("items_ins_v2_1000.json", b""),
+        ("items_ins_v2_1000.json", b"[]"),
+        ("items_human_ins.json", b'{"B000000001": '),
+        ("title_nouns.jsonl", b'{"B000000001": ["lamp"]}'),
+        ("title_nouns.jsonl", b"[" * 100_000),
+    ],
+)
+def test_files_that_are_not_what_their_names_say(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=name) as raised:
+        opened(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_archives_beside_plain_files(folder: Path) -> None:
+    """Either form of any file; a damaged archive is named."""
+    for name in ("items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json"):
+        path = folder / name
+        (folder / f"{name}.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
+        path.unlink()
+    assert [product.asin for product in opened(folder)] == ["B000000001", "B000000002"]
+    webshop_data._open.cache_clear()
+    broken = bytearray((folder / "items_ins_v2_1000.json.gz").read_bytes())
+    broken[12:20] = b"\xff" * 8
+    (folder / "items_ins_v2_1000.json.gz").write_bytes(broken)
+    with pytest.raises(UserError, match=r"items_ins_v2_1000\.json\.gz cannot be read"):
+        prepare(folder, cache=folder / "cache")
+
+
+def test_codes_in_small_letters_are_codes(folder: Path) -> None:
+    (folder / "products.jsonl").write_text(json.dumps(raw("b00000000a") | {"ins": INS, "title_nouns": ["lamp"]}))
+    env = WebShopEnv(str(folder / "products.jsonl"), split="official", wrapper="plain", cache=str(folder / "cache"))
+    env.reset(options={"task": env.panel("test").tasks[0]})
+    env.step("search[lamp]")
+    observation, *_, info = env.step("click[b00000000a]")
+    assert info["valid"]
+    assert "Red Lamp" in observation
 
 
 def test_missing_files_are_named(tmp_path: Path, folder: Path) -> None:
@@ -170,14 +233,14 @@ def test_prepare_says_what_it_found(folder: Path, tmp_path: Path) -> None:
 
 def test_control_characters_become_blanks_and_are_counted(folder: Path) -> None:
     odd = raw(
-        name="Red\x00 Lamp\x1b[31m",
+        name="Red\x00 Lamp\x1b[31m \ud83d",
         small_description=["a\x07b", "tab\tstays"],
         customization_options={"C\x01": [{"value": "x\x02"}]},
     )
     (folder / "items_shuffle_1000.json").write_text(json.dumps([odd, raw("B000000002")]))
     assert prepare(folder, cache=folder / "cache").cleaned == 1
     lamp = opened(folder).product(0)
-    assert (lamp.title, lamp.bullets, lamp.options) == ("Red  Lamp [31m", ("a b", "tab\tstays"), {"c ": ["x "]})
+    assert (lamp.title, lamp.bullets, lamp.options) == ("Red  Lamp [31m  ", ("a b", "tab\tstays"), {"c ": ["x "]})
 
 
 def goal(**changes: Any) -> dict[str, Any]:
@@ -206,6 +269,13 @@ def test_goals_from_a_file(folder: Path) -> None:
         (goal(asin="B00NOWHERE"), "goal 0 asks for product B00NOWHERE, which the product file does not hold"),
         (goal(attributes=[]), "asks for no attribute"),
         (goal(price_upper=...), "price_upper"),
+        (goal(price_upper=float("nan")), "no bound"),
+        (goal(price_upper="cheap"), "cheap"),
+        (goal(asin=5), "not a WebShop goal"),
+        (goal(attributes="easy clean"), "must be lists"),
+        (goal(goal_options="red"), "must be lists"),
+        (goal(goal_options=[["color", "red"]]), "is not text"),
+        (goal(instruction_text=None), "is not text"),
     ],
 )
 def test_goals_that_cannot_be_judged(folder: Path, record: dict[str, Any], named: str) -> None:
@@ -224,12 +294,17 @@ def test_titles_without_nouns_need_spacy_or_a_choice(folder: Path, monkeypatch: 
     assert shop.nouns(shop.product(0)) == ("red", "lamp")
 
 
-def test_builders_do_not_meet(tmp_path: Path) -> None:
-    """Many builders of one folder: all find it whole, whoever came first."""
-    begun = threading.Barrier(4)
+@pytest.mark.parametrize("locks", [True, False])
+def test_builders_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool) -> None:
+    """Many builders of one folder: one builds while the others wait; without locks all do, and all find it whole."""
+    begun, writers = threading.Barrier(4), []
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError("no locks here")))
 
     def write(folder: Path) -> None:
-        begun.wait()
+        writers.append(folder)
+        if not locks:
+            begun.wait()
         (folder / "part").write_text("whole")
 
     workers = [threading.Thread(target=make_folder, args=(tmp_path / "made", write)) for _ in range(4)]
@@ -237,8 +312,53 @@ def test_builders_do_not_meet(tmp_path: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join()
+    assert len(writers) == (1 if locks else 4)
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made" / "part").read_text() == "whole"
+
+
+def test_a_killed_builder_is_cleaned_up_after(tmp_path: Path) -> None:
+    (tmp_path / ".made-killed").mkdir()
+    (tmp_path / ".other-busy").mkdir()
+    make_folder(tmp_path / "made", lambda folder: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"made", ".other-busy"}
+
+
+def test_no_room_for_an_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("leap_ray.envs.webshop.search.IndexBuilder.write", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\).*`cache`"):
+        opened(folder)
+    assert not list((folder / "cache").glob("*"))
+
+
+def test_a_place_that_cannot_be_written(folder: Path) -> None:
+    (folder / "file").write_text("")
+    with pytest.raises(UserError, match="name another folder with `cache`"):
+        open_catalogue(str(folder), cache=str(folder / "file" / "cache"))
+
+
+@pytest.mark.parametrize("part", ["manifest.json", "documents.npy", "terms.bin", "goals-synthetic-233/prices.npy"])
+def test_a_damaged_index_says_how_to_mend_it(folder: Path, part: str) -> None:
+    path = opened(folder).folder / part
+    webshop_data._open.cache_clear()
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"is damaged .*`leap-ray data webshop`"):
+        opened(folder)
+    assert prepare(folder, cache=folder / "cache").products == 2
+    assert len(opened(folder)) == 2
+
+
+def test_making_the_index_anew_reaches_limited_ones(folder: Path) -> None:
+    limited = open_catalogue(str(folder), limit=1, cache=str(folder / "cache")).folder
+    (folder / "items_shuffle_1000.json").write_text(json.dumps([raw("B000000002")]))
+    webshop_data._open.cache_clear()
+    with pytest.raises(UserError, match=f"{limited} is older than"):
+        open_catalogue(str(folder), limit=1, cache=str(folder / "cache"))
+    prepare(folder, cache=folder / "cache")
+    assert len(open_catalogue(str(folder), limit=1, cache=str(folder / "cache"))) == 1
 
 
 @pytest.mark.parametrize(("text", "prices"), [("$9.90", (9.9,)), ("$1,234.50 - $2", (1234.5, 2.0)), ("", (100.0,))])

@@ -234,10 +234,11 @@ def test_long_observations_are_cut_and_counted(make) -> None:
 
 
 def test_cutting() -> None:
-    assert shorten("abcdef\nxy", None, 3, "end") == "abc…\nxy"
-    assert shorten("abcdefgh", 4, None, "end") == "abcd\n[… 4 characters cut]\n"
-    assert shorten("abcdefgh", 5, None, "middle") == "abc\n[… 3 characters cut]\ngh"
-    assert shorten("abc", 3, 3, "middle") == "abc"
+    assert shorten("abcdef\nxy", None, 3, "end") == ("abc…\nxy", 3)
+    assert shorten("abcdefgh", 4, None, "end") == ("abcd\n[… 4 characters cut]\n", 4)
+    assert shorten("abcdefgh", 5, None, "middle") == ("abc\n[… 3 characters cut]\ngh", 3)
+    assert shorten("abcdefgh\nab", 5, 3, "end") == ("abc…\n\n[… 2 characters cut]\n", 7)
+    assert shorten("abc", 3, 3, "middle") == ("abc", 0)
 
 
 @pytest.mark.parametrize(
