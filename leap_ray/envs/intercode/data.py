@@ -116,9 +116,9 @@ def _load(folder: Path, language: Language) -> TaskSet:
     if not items:
         raise UserError(f"intercode: {path} holds no task")
     if language == "bash":
-        return TaskSet(
-            language, items, trees={kind: _tree(folder, kind) for kind in sorted({item.kind for item in items})}
-        )
+        kinds = sorted({item.kind for item in items})
+        published = path.name != FILES["bash"][-1]
+        return TaskSet(language, items, trees={kind: _tree(folder, kind, published) for kind in kinds})
     return TaskSet(language, items, dump=_find(folder, DUMPS) if language == "sql" else None)
 
 
@@ -143,12 +143,29 @@ def _item(language: Language, index: int, record: dict[str, Any], path: Path) ->
         raise UserError(f"intercode: {path}, line {index + 1}, is no {language} task: {error!r}") from None
 
 
-def _tree(folder: Path, name: str) -> Tree:
+def _tree(folder: Path, name: str, published: bool) -> Tree:
+    """The file system of a manifest. `published`: with the set-up script that the original's images keep in `/`.
+
+    (Not for its contents, which nobody asks for, but its name: it is what an unquoted *.sh stands for there.)
+    """
     path = _find(folder, [f"{name}.manifest.json"])
     try:
-        return Tree(name, tuple(json.loads(path.read_text())))
-    except ValueError as error:
-        raise UserError(f"intercode: {path} is not JSON: {error}") from None
+        entries = tuple(map(_entry, json.loads(open_text(path))))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"intercode: {path} is no manifest of a file system: {error!r}") from None
+    script = {"path": f"/setup_nl2b_{name}.sh", "mode": "755", "type": "file", "text": "#!/bin/bash\n"}
+    return Tree(name, (*entries, script) if published else entries)
+
+
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's entry. Raises KeyError, TypeError or ValueError where `trees.pack` could not use it."""
+    if not entry["path"].startswith("/") or ".." in entry["path"].split("/"):
+        raise ValueError(f"path {entry['path']!r}")
+    int(entry["mode"], 8)
+    int(entry.get("mtime", 0))
+    if entry["type"] == "file" and not isinstance(entry.get("text", entry.get("b64")), str):
+        raise ValueError(f"{entry['path']} has neither text nor b64")
+    return entry
 
 
 def open_text(path: Path) -> str:

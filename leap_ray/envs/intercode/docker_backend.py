@@ -15,7 +15,7 @@ from typing import Any
 
 from leap_ray.envs.intercode.rootfs import PACKAGES
 from leap_ray.envs.intercode.sandbox import ENVIRONMENT, Limits, Run, SandboxError, owner
-from leap_ray.envs.intercode.trees import PUT_UNDER_GIT, Tree, built, pack
+from leap_ray.envs.intercode.trees import Tree, built, pack, put_under_git
 from leap_ray.errors import UserError
 
 NOTE = "Docker containers"
@@ -89,8 +89,7 @@ class DockerSandbox:
     def _lay_out(self, tree: Tree) -> None:
         when = built()
         self._container.put_archive("/", io.BytesIO(pack(tree.entries, when)))
-        script = PUT_UNDER_GIT.format(names="").rpartition("tar ")[0]
-        run = self.run(["/bin/bash", "-c", f"cd / && export BUILT={when}\n{script}"], seconds=60)
+        run = self.run(["/bin/bash", "-c", f"cd / && export BUILT={when}\n{put_under_git(tree)}"], seconds=60)
         if run.code != 0:
             raise SandboxError(f"tree {tree.name} could not be laid out: {run.output.decode(errors='replace')[:500]}")
 

@@ -30,6 +30,8 @@ PACKAGES = (  # the original image's, and what Debian splits off from them
     "iputils-ping", "coreutils", "curl", "cpio", "jq", "procps",
 )  # fmt: skip
 TOP = ("boot", "home", "media", "opt", "root", "run", "srv", "sys")  # empty folders of every base
+PROGRAMS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # folders of, or links to, programs and libraries
+ABSENT = ("etc/resolv.conf",)  # files of a base that tell of the machine it was built on
 AGE = 10 * 86_400  # seconds by which the base is at least older than the trees laid on it
 LARGEST = 1 << 18  # bytes; a bigger file of /etc is left out of the sandbox
 ACCOUNTS = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
@@ -65,14 +67,19 @@ class Base:
         """Path, inside, of the Python that runs `guest.py`."""
         return "/usr/bin/python3"
 
+    def links(self) -> dict[str, str]:
+        """Links in `/` into `/usr`, by name: bin, lib and the like."""
+        names = [name for name in PROGRAMS if (self.path / name).is_symlink()]
+        return {name: os.readlink(self.path / name).lstrip("/") for name in names}
+
     def mounts(self) -> list[str]:
         """Arguments of bubblewrap that lay this base out."""
         arguments = ["--ro-bind", str(self.path / "usr"), "/usr"]
-        for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        for name, target in self.links().items():
+            arguments += ["--symlink", target, f"/{name}"]
+        for name in PROGRAMS:
             there = self.path / name
-            if there.is_symlink():
-                arguments += ["--symlink", os.readlink(there).lstrip("/"), f"/{name}"]
-            elif there.is_dir():
+            if there.is_dir() and not there.is_symlink():
                 arguments += ["--ro-bind", str(there), f"/{name}"]
         return arguments
 
@@ -105,17 +112,18 @@ def skeleton(base: Base, when: int) -> bytes:
     when -= AGE
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        _add_dir(archive, ".", when)
         for name in TOP:
             _add_dir(archive, name, when)
+        for name, target in base.links().items():
+            _add_link(archive, name, target, when)
         if base.kind == "debian":
             for part in ("etc", "root", "var/log", "var/spool"):
                 _add_tree(archive, base.path, part, when)
         else:
             _add_host_etc(archive, when)
-        for name in ("run/lock", "var/cache", "var/lib", "var/mail", "var/tmp"):
+        for name in ("run/lock", "var", "var/cache", "var/lib", "var/log", "var/log/apt", "var/mail", "var/tmp"):
             _add_dir(archive, name, when)
-        _add_dir(archive, "var/log", when)
-        _add_dir(archive, "var/log/apt", when)
         for name in LOGS:
             if base.kind != "debian" or not (base.path / "var/log" / name).exists():
                 _add_file(archive, f"var/log/{name}", "", when)
@@ -138,6 +146,12 @@ def _add_file(archive: tarfile.TarFile, name: str, text: str, when: int) -> None
     archive.addfile(info, io.BytesIO(data))
 
 
+def _add_link(archive: tarfile.TarFile, name: str, target: str, when: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mtime = tarfile.SYMTYPE, target, when
+    archive.addfile(info)
+
+
 def _add_tree(archive: tarfile.TarFile, root: Path, part: str, when: int) -> None:
     """A folder of the base, owned by root; files that we may not read or that are large are left out."""
     made_by_us = partial(_owned_by_root, when)
@@ -149,7 +163,7 @@ def _add_tree(archive: tarfile.TarFile, root: Path, part: str, when: int) -> Non
             usable = path.is_symlink() or (
                 path.is_file() and path.stat().st_size <= LARGEST and os.access(path, os.R_OK)
             )
-            if usable:
+            if usable and str(relative / name) not in ABSENT:
                 archive.add(path, str(relative / name), recursive=False, filter=made_by_us)
 
 

@@ -148,8 +148,8 @@ class Bubblewrap:
         return Run(output, header["code"], header["broke"], header["total"], header["seconds"])
 
     def extract(self, archive: bytes) -> None:
-        """Unpack a tar archive into the root."""
-        run = self.run(["/bin/tar", "-xpif", "-", "-C", "/"], stdin=archive, seconds=60)
+        """Unpack a tar archive into the root. Folders bear the archive's times, whatever is put into them later in it."""
+        run = self.run(["/usr/bin/tar", "-xpif", "-", "--delay-directory-restore", "-C", "/"], stdin=archive, seconds=60)
         if run.code != 0:
             raise SandboxError(f"the tree could not be laid out: {run.output.decode(errors='replace')[:500]}")
 

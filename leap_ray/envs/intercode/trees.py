@@ -34,6 +34,7 @@ IGNORED = (
 )  # fmt: skip
 PUT_UNDER_GIT = """
 set -e
+touch /run/began
 export GIT_AUTHOR_DATE="$BUILT +0000" GIT_COMMITTER_DATE="$BUILT +0000"
 git config --global user.email "student@example.org"
 git config --global user.name "student"
@@ -44,7 +45,15 @@ git add -A
 git commit -q --allow-empty -m "initial commit"
 git clean -fdq
 git status --short >&2
-tar --format=gnu -cf - .git .gitignore root/.gitconfig {names}
+# What all this touched would bear the time of this minute, and so differ between the student's machine and another's.
+for top in .git root/.gitconfig {names}; do
+    test ! -e $top || find $top -newer /run/began ! -type l -exec touch -d @$BUILT {{}} +
+done
+rm /run/began
+"""
+PACK = """
+present=$(for top in .git .gitignore root/.gitconfig {names}; do test ! -e $top || echo $top; done)
+tar --format=gnu -cf - $present
 """
 
 
@@ -87,7 +96,7 @@ def _under_git(tree: Tree, base: Base, when: int) -> bytes:
     try:
         sandbox.extract(skeleton(base, when))
         sandbox.extract(pack(tree.entries, when))
-        script = PUT_UNDER_GIT.format(names=" ".join(f"$(test -e {top} && echo {top})" for top in tree.tops))
+        script = put_under_git(tree) + PACK.format(names=" ".join(tree.tops))
         # The archive goes to a file first: it must not be mixed with what git says.
         run = sandbox.run(["/bin/bash", "-c", f"({script}) >/run/tree.tar"])
         if run.code != 0 or run.output:
@@ -95,6 +104,11 @@ def _under_git(tree: Tree, base: Base, when: int) -> bytes:
         return sandbox.run(["/bin/cat", "/run/tree.tar"], cap=128 * MIB).output
     finally:
         sandbox.close()
+
+
+def put_under_git(tree: Tree) -> str:
+    """The script that makes a tree laid out in `/` a git repository; BUILT in its environment is the time of its files."""
+    return PUT_UNDER_GIT.format(names=" ".join(tree.tops))
 
 
 def pack(entries: Sequence[Mapping[str, Any]], when: int) -> bytes:
