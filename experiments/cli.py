@@ -138,7 +138,7 @@ def _run(config: RunConfig, folder: Path, verbose: bool) -> None:
 
 def preflight(config: RunConfig, folder: Path) -> None:
     """Everything that can be found wrong before anything starts: student, domains, panels, teacher, room, folder."""
-    from leap_ray.learning.sources import check_model
+    from leap_ray.learning.model import check_model, check_trainable
     from leap_ray.teachers.build import check_teacher
 
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
@@ -148,6 +148,7 @@ def preflight(config: RunConfig, folder: Path) -> None:
         )
     check_room(folder, config.min_free_gib)
     check_model(config.student.model)
+    check_trainable(config.student.model)
     check_teacher(config.teacher)
     for domain in config.domains:
         check_domain(domain)

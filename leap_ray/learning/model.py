@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,21 @@ from leap_ray.errors import UserError
 from leap_ray.learning.attention import implementation, model_inputs
 from leap_ray.learning.objectives import sequence_logprobs, target_logprobs
 from leap_ray.learning.prefix_tree import Branch, Row, build_row
-from leap_ray.learning.sources import check_model, materialize
+from leap_ray.learning.sources import PACKAGE, check_model, materialize
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["check_init", "check_model", "load_trainable", "materialize", "probe_logprobs", "stop_ids"]
+__all__ = [
+    "check_init",
+    "check_model",
+    "check_trainable",
+    "load_trainable",
+    "materialize",
+    "probe_logprobs",
+    "stop_ids",
+]
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -66,7 +75,7 @@ def load_trainable(
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, attn_implementation=implementation(config.attention)
     )
-    _check_attention(model.config, folder)
+    _check_attention(model.config, folder.name)
     if not full:
         torch.manual_seed(seed)
         model = _with_lora(model, config, init_from)
@@ -77,9 +86,27 @@ def load_trainable(
     return model
 
 
-def _check_attention(config: Any, folder: Path) -> None:
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise UserError(f"student {folder.name} attends in sliding windows, which prefix trees do not support")
+def check_trainable(model: str) -> None:
+    """Refuse a student that could not be trained in prefix trees, by its configuration alone. Raises UserError.
+
+    A GGUF file has none to read: such a student is checked when it is loaded.
+    """
+    from transformers import AutoConfig
+
+    if model.startswith(PACKAGE) or model.endswith(".gguf"):
+        return
+    try:
+        config = AutoConfig.from_pretrained(os.path.expanduser(model))
+    except (OSError, ValueError) as error:
+        raise UserError(f"student {model!r}: its configuration cannot be read: {error}") from None
+    _check_attention(config, model)
+
+
+def _check_attention(config: Any, model: str) -> None:
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or getattr(config, "sliding_window", None):
+        raise UserError(
+            f"student {model!r} attends in sliding windows, which prefix trees do not support: choose one with full attention"
+        )
 
 
 def _with_lora(model: Any, config: LearnerConfig, init_from: Path | None) -> Any:

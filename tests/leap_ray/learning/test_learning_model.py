@@ -14,7 +14,15 @@ from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.card import Provenance, write_card
 from leap_ray.learning.checkpoint import write_student
-from leap_ray.learning.model import check_init, check_model, load_trainable, materialize, probe_logprobs, stop_ids
+from leap_ray.learning.model import (
+    check_init,
+    check_model,
+    check_trainable,
+    load_trainable,
+    materialize,
+    probe_logprobs,
+    stop_ids,
+)
 from leap_ray.learning.objectives import branches_of, mass
 from leap_ray.learning.packing import rows_of
 from leap_ray.learning.train import StepRows, Trainer
@@ -122,6 +130,15 @@ def test_a_student_with_sliding_windows_is_refused(tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="sliding windows"):
         load_trainable(tmp_path, LearnerConfig(precision="float32"))
+    with pytest.raises(UserError, match="sliding windows"):
+        check_trainable(str(tmp_path))
+
+
+def test_a_students_configuration_decides_before_anything_starts(folder, tmp_path):
+    check_trainable(str(folder))
+    (tmp_path / "config.json").write_text('{"model_type": "never heard of"}')
+    with pytest.raises(UserError, match="its configuration cannot be read"):
+        check_trainable(str(tmp_path))
 
 
 def test_the_card_says_what_made_the_weights(tmp_path):
