@@ -3,7 +3,7 @@
 Four kinds of leak are looked for, by the shape of the privileged state's secrets:
 
 - *name*: an instance, attribute, option or product that the student has not seen ("apple 3", "stain resistant");
-- *code*: a gold command or output: a long run of its tokens, or one of its literals (a path, a number, a file name);
+- *code*: a gold command or output: a long run of its tokens, or one of its literals (a path, a number, a name);
 - *claim*: where something is, stated as a fact, before the student has seen it there ("the apple is in the fridge");
 - *source*: words that give away where the knowledge comes from ("according to the privileged state").
 
@@ -14,75 +14,108 @@ the sink" is what a teacher should say. The check reads words, not meaning: `exp
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from leap_ray.envs.base import PrivilegedState
+from leap_ray.teachers.wording import INSTANCE, has, normal, numbered, stem, unnumbered, words
 from leap_ray.types import Episode
 
 LOCATIONS = ("locations", "targets", "lights")  # entries of a privileged state's facts that map a thing to its place
-_NUMBERS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
-)
-_ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_SOLUTION = r"(command|query|answer|output|solution|standard|label|code|program|script|statement|result|list)"
 _SOURCE = re.compile(
-    r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria)|ground[- ]truth"
-    r"|gold(en)? (command|query|answer|output|solution|standard|label)"
-    r"|reference (command|query|answer|solution)|(answer|solution) key|simulator('s)? (state|facts?)|oracle|cheat ?sheet"
+    r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)|ground[- ]truth"
+    rf"|(gold(en)?|reference) {_SOLUTION}|(answer|solution) key|simulator('s)? (state|facts?)|oracle|cheat ?sheet"
     r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|behind the scenes"
-    r"|target (product|item|command|location) is|expected output (is|of)|according to the (state|facts|teacher|coach|notes))\b"
+    r"|(evaluation|grading|scoring) (criteria|criterion|rules?)|(the|my|a) (hints?|clues?|notes?) (says?|tells?|points?|shows?)"
+    r"|(the|hidden|unit) (tests?|assertions?|asserts?)( \w+)* (calls?|expects?|asks?|wants?|requires?|demands?|needs?)"
+    r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of)"
+    r"|according to the (state|facts|teacher|coach|notes))\b"
 )
-_HEDGE = re.compile(
+
+# --- claims: T stands for the thing, S for several of its kind, P for the place
+_GUESS = re.compile(
     r"\b(might|may|maybe|could|perhaps|likely|probably|possibl[ey]|often|usual(ly)?|typical(ly)?|common(ly)?|tends?"
-    r"|sometimes|generally|normally|whether|if|unless|would|should be|expect|guess|hope|looks? like|see if|check|search"
-    r"|look(ing)? (for|in|into|at)|haven't|have not|not yet|unsearched|unexplored|plausible|sensible|natural"
-    r"|good (place|spot)|try|find out|where|belongs?|supposed|needs? to|has to|have to|must|want|plan|will|then|once|after"
-    r"|ready to)\b"
+    r"|sometimes|generally|normally|whether|if|unless|would|should|expect|guess|hope|looks? like|seems?|belongs?|supposed"
+    r"|think|believe|suspect|suppose|worth|plausible|sensible|natural|in case|wonder|good (place|spot)|likel[iy]\w*)\b"
 )
+_INTENT = re.compile(
+    r"\b(see if|check|search|look(ing)? (for|in|into|at)|haven't|have not|not yet|unsearched|unexplored|try|find out|where"
+    r"|needs? to|has to|have to|must|want|plan|will|then|once|after|ready to|goal|task)\b"
+)
+_MODAL = re.compile(r"\b(could|would|should)\b")
 _PUT = re.compile(r"\b(put|place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse)\b")
-_STATES = re.compile(
-    r"\b(is|are|'s|lies|lie|sits|sit|waits|rests|stands|was|were|located|stored|kept|hidden|waiting|contains?|holds?|has|have"
-    r"|there(?: is|'s| are)|inside|empty|left|lying|sitting|resting|standing)\b"
+_PRESUMES = re.compile(r"\b(check|search|see|look(ing)?|find|need|then|once|after|when|until|before)\b")
+_NEGATION = re.compile(r"\b(no|not|never|nothing|neither|without|\w+n't)\b")
+_AT = r"(?:in|on|inside|at|under|behind|within|by|near)"
+_BE = (
+    r"(?:is|are|'s|was|were|lies?|sits?|stands?|hangs?|rests?|waits?|stays?|remains?|left|stored|hidden|located|kept|found"
+    r"|awaits?|resides?|lying|sitting|waiting|placed)"
 )
-_FETCH = re.compile(r"\b(take|grab|get|fetch|collect|retrieve|pick(ing)? up|taking|getting|grabbing)\b")
-_PRESUMES = re.compile(r"\b(check|search|see|look(ing)?|find|need|might|may|could|if|whether|then|once|after)\b")
+_FETCH = r"(?:take|grab|get|fetch|collect|retrieve|pick(?:ing)? up|taking|getting|grabbing|fetched|taken|collected)"
+
+
+def _up_to(count: int) -> str:
+    """At most so many words, no sign but spaces between them."""
+    return rf"(?: [\w'-]+){{0,{count}}}?"
+
+
+_CLAIMS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"[TS](?:'s|{_up_to(3)} {_BE}){_up_to(3)} {_AT}{_up_to(4)} P",  # the apple is in the fridge
+        rf"P(?:, (?:which|that))?{_up_to(2)} (?:has|have|contains?|holds?|houses|hides|stores|keeps)[^.;]{{0,30}}? [TS]",
+        rf"P{_up_to(3)} with{_up_to(2)} [TS]",  # the fridge is the one with an apple in it
+        rf"(?:you|i|we)(?:'ll| will| can) find{_up_to(3)} [TS]{_up_to(2)} {_AT}{_up_to(3)} P",
+        rf"there(?:'s| is| are| was|'re){_up_to(4)} [TS]{_up_to(3)} {_AT}{_up_to(4)} P",
+        rf"{_AT}{_up_to(2)} P,?{_up_to(2)} (?:{_BE}|i (?:will |can )?(?:find|get|take|grab)){_up_to(3)} [TS]",
+        rf"[TS]\b.*\bone {_AT}{_up_to(2)} P",  # two apples: one in the fridge
+    )
+)
+_WHERE = re.compile(rf"P\b.*\bwhere{_up_to(4)} [TS]{_up_to(2)} {_BE}\b")  # the fridge, where the apple is
+_FETCH_FROM = re.compile(
+    rf"\b(?:{_FETCH}|pick(?:ing)?){_up_to(3)} [TS]{_up_to(2)} (?:from|out of|off){_up_to(3)} P"
+    rf"|[TS]{_up_to(3)} {_FETCH} (?:from|out of|off){_up_to(3)} P"
+)
+_GO_AND_FETCH = re.compile(rf"P(?:,| and| to){_up_to(3)} {_FETCH}{_up_to(3)} [TS]")  # to the fridge to get the apple
+_THERE = re.compile(rf"[TS]{_up_to(6)} {_AT}{_up_to(3)} P|P\b.* the [TS] there\b")  # the apple in the fridge
+_GENERAL = re.compile(r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(?:kept|stored|found|put|left|go)\b")
+
+# --- code
 _CODE = re.compile(
     r"[|/$*{}()<>;=\\`]|\s-{1,2}[a-zA-Z]|^-|\b(select|from|where|def|return|import|grep|awk|sed|find)\b", re.I
 )
 _TOKEN = re.compile(r"[A-Za-z0-9_./*+~%@-]+|\S")
 _ENDS = ".,;:!?\"'`()[]{}"
+_ANSWER = r"\b(answer|output|result|count|total|prints?|returns?|expected|submit|there (?:are|is|should be|must be|will be))\b"
+_DIGIT = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# --- attributes and titles
 _STOPWORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "for",
-        "with",
-        "and",
-        "or",
-        "to",
-        "in",
-        "on",
-        "at",
-        "by",
-        "from",
-        "is",
-        "are",
-        "pack",
-        "set",
-        "size",
-        "color",
-        "x",
-        "inch",
-        "inches",
-        "count",
-        "piece",
-        "pieces",
-        "new",
-    ]
+    (
+        *("a", "an", "the", "of", "for", "with", "and", "or", "to", "in", "on", "at", "by", "from", "is", "are"),
+        *("pack", "set", "size", "color", "x", "inch", "inches", "count", "piece", "pieces", "new"),
+    )
+)
+_LINKS = frozenset(
+    (
+        *("in", "the", "that", "are", "is", "of", "by", "for", "with", "a", "an", "to", "can", "be", "must", "it"),
+        *("its", "from", "made"),
+    )
+)
+# Attribute values that a reason uses in another sense as often, and what they then stand before.
+_VAGUE = frozenset(
+    (
+        *("small", "large", "medium", "big", "natural", "new", "classic", "simple", "easy", "basic", "standard"),
+        *("regular", "long", "short", "light", "dark", "full", "clear", "one", "two", "three", "free", "best"),
+        *("good", "plain", "single", "double", "wide", "narrow", "multi", "other", "normal", "original", "modern"),
+    )
+)
+_TALK = re.compile(
+    r" (?:to|query|queries|search|searches|step|change|changes|list|number|phrase|part|start|way|thing|things|move|amount"
+    r"|difference|problem|set|word|words|of|by|page|result|results|description|match|choice|idea)\b"
 )
 
 
@@ -98,99 +131,222 @@ def find_leaks(reason: str, seen: str, privileged: PrivilegedState) -> list[Leak
     """What `reason` gives away to one who has seen only `seen`. Empty where it is clean."""
     said, known = normal(reason), normal(seen)
     found = [Leak("source", m.group(0)) for m in [_SOURCE.search(said)] if m]
-    for secret in privileged.secrets:
-        if leak := _secret(secret, reason, seen, said, known):
+    for secret in _secrets(privileged):
+        is_title = secret == privileged.facts.get("product") or _looks_like_a_title(secret)
+        if leak := _secret(secret, is_title, reason, seen, said, known):
             found.append(leak)
     found += _claims(said, known, privileged)
     return list(dict.fromkeys(found))
 
 
 def seen_until(episode: Episode, t: int) -> str:
-    """All that the student has seen when it chooses action t."""
+    """All that the student has seen when it chooses action t: the task, its actions so far, and what each step showed."""
     parts = [episode.instruction]
-    for step in episode.steps[: t + 1]:
-        parts += [step.observation, "\n".join(step.candidates)]
-    return "\n".join(parts)
+    for step in episode.steps[:t]:
+        parts += [step.observation, "\n".join(step.candidates), step.action]
+    step = episode.steps[t]
+    return "\n".join([*parts, step.observation, "\n".join(step.candidates)])
 
 
-def normal(text: str) -> str:
-    """Lower case, one space, number words and ordinals as digits, `apple #3` as `apple 3`."""
-    text = text.casefold().replace("’", "'").replace("‘", "'")
-    text = re.sub(r"(?<=[a-z]) ?(?:#|no\. ?|number )(\d+)\b", r" \1", text)
-    text = re.sub(r"\b([a-z]+)[_-](\d+)\b", r"\1 \2", text)
-    text = re.sub(rf"(?<=[a-z] )({'|'.join(_NUMBERS)})\b", lambda m: str(_NUMBERS.index(m.group(1))), text)
-    ordinal = rf"\b({'|'.join(_ORDINALS)}) ([a-z]+)\b"
-    text = re.sub(ordinal, lambda m: f"{m.group(2)} {_ORDINALS.index(m.group(1))} {m.group(0)}", text)
-    return " ".join(text.split())
+def _secrets(privileged: PrivilegedState) -> Iterator[str]:
+    """The secrets, each once, and what the facts hold besides: every instance they name, and a gold output."""
+    found = dict.fromkeys(privileged.secrets)
+    if any(privileged.facts.get(key) for key in LOCATIONS):
+        found |= dict.fromkeys(
+            name for text in _texts(privileged.facts) for name in re.findall(r"\b[a-z]+ \d+\b", text)
+        )
+    found |= dict.fromkeys(str(privileged.facts[key]) for key in ("gold", "output") if privileged.facts.get(key))
+    yield from found
 
 
-def _secret(secret: str, reason: str, seen: str, said: str, known: str) -> Leak | None:
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, Iterable):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _looks_like_a_title(secret: str) -> bool:
+    """Four words or more, most of them written with a capital: no sentence, no command."""
+    parts = secret.split()
+    return len(parts) >= 4 and 2 * sum(bool(re.match(r"\W?[A-Z][a-z]", part)) for part in parts) > len(parts)
+
+
+def _secret(secret: str, is_title: bool, reason: str, seen: str, said: str, known: str) -> Leak | None:
+    """The leak of one secret, judged by what it looks like: an instance, code, a title, an attribute."""
     plain = normal(secret)
-    if not plain or _has(known, plain):
+    if not plain or has(known, plain):
         return None
-    if _CODE.search(secret) or (any(c.isdigit() for c in plain) and not re.fullmatch(r"[a-z ]+ \d+", plain)):
+    if is_title:
+        return _title(plain, reason, said, known)
+    if option := _option(plain):
+        offered = all(has(known, word) for word in option.split())
+        return Leak("name", secret) if has(_spaced(said), option) and not offered else None
+    if INSTANCE.fullmatch(plain):
+        pattern = numbered(plain)
+        return Leak("name", secret) if pattern.search(said) and not pattern.search(known) else None
+    if _CODE.search(secret) or any(c.isdigit() for c in plain) or plain[0] in "[(":
         return _code(secret, reason, seen)
     if len(plain.split()) >= 4:
-        return _title(plain, said, known) or _proper(plain, reason, known)
-    if _flexible(plain).search(said) or _has(_loose(said), _loose(plain)):
-        return Leak("name", secret)
+        return _title(plain, reason, said, known)
+    return Leak("name", secret) if _attribute(plain, said) and not _attribute(plain, known) else None
+
+
+# --- attributes, options, titles
+
+
+def _attribute(name: str, text: str) -> bool:
+    """Whether the text names an attribute: as it is, inflected, or with its words the other way round."""
+    wanted, spoken = [stem(word) for word in words(name)], [stem(word) for word in words(text)]
+    if len(wanted) == 1:
+        return _word(name, text)
+    if "".join(wanted) in spoken or _linked(wanted, spoken, words(text)) or _linked(wanted[::-1], spoken, words(text)):
+        return True
+    first, *middle, last = words(name)
+    if first in ("non", "no") or last == "free":  # non gmo, sugar free
+        return _lacks([stem(word) for word in ([*middle, last] if last != "free" else [first, *middle])], words(text))
+    return False
+
+
+def _linked(wanted: list[str], spoken: list[str], text: list[str]) -> bool:
+    """Whether the stems stand in this order with nothing but small words between: "washable in the machine"."""
+    for i, word in enumerate(spoken):
+        if word != wanted[0]:
+            continue
+        at, left = i, list(wanted[1:])
+        while left and at + 1 < len(spoken) and (spoken[at + 1] == left[0] or (text[at + 1] in _LINKS and at - i < 5)):
+            at += 1
+            if spoken[at] == left[0]:
+                left.pop(0)
+        if not left:
+            return True
+    return False
+
+
+def _word(name: str, text: str) -> bool:
+    """Whether a one-word value is named as a value: "small" is not in "a small step"."""
+    pattern = rf"(?<![\w-]){re.escape(name)}s?(?!\w)"
+    return any(name not in _VAGUE or not _TALK.match(text, m.end()) for m in re.finditer(pattern, text))
+
+
+def _lacks(thing: list[str], text: list[str]) -> bool:
+    """Whether the text says that something is without this: "no GMOs", "must not contain sugar", "free of nuts"."""
+    spoken = [stem(word) for word in text]
+    places = [i for i in range(len(spoken)) if spoken[i : i + len(thing)] == thing]
+    return any({"no", "not", "non", "without", "free", "zero"} & set(text[max(0, i - 3) : i]) for i in places)
+
+
+def _option(plain: str) -> str | None:
+    """An option's value with a number ("4 pound (pack of 1)", "size 8", "50x60 inch") in its telling words; None: it is none."""
+    main = _spaced(re.sub(r"\(.*?\)", "", plain))
+    value = re.fullmatch(r"(?:[a-z]+ )?\d[\w.]*(?: x \d[\w.]*)?(?: [a-z]+){1,2}|(?:size|pack of) \d[\w.]*", main)
+    return main if value else None
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.replace("-", " ").split())
+
+
+def _title(title: str, reason: str, said: str, known: str) -> Leak | None:
+    """A product's title: a run of its words or most of those that say something, beyond what was seen, or its brand."""
+    seen = {stem(word) for word in words(known)}
+    of_title, spoken = words(title), words(said)
+    telling = {w for w in of_title if w not in _STOPWORDS and stem(w) not in seen and len(w) > 1}
+    run = _common_run(of_title, spoken, 4)
+    if telling & set(run):
+        return Leak("name", " ".join(run))
+    stems = {stem(word) for word in spoken}
+    named = {word for word in telling if stem(word) in stems}
+    if len(named) >= 2 and len(named) >= 0.4 * len(telling):
+        return Leak("name", " ".join(sorted(named)))
+    return _brand(of_title, telling, reason)
+
+
+def _brand(title: list[str], telling: set[str], reason: str) -> Leak | None:
+    """A word of the title that the reason writes as a name, with a capital: the brand anywhere, others within a sentence."""
+    for name in re.finditer(r"[A-Z][A-Za-z]{2,}(?:'s)?", reason):
+        word = normal(name.group(0))
+        first = re.search(r"(^|[.!?:] )$", reason[: name.start()])
+        if word in telling and (not first or word == title[0]):
+            return Leak("name", name.group(0))
     return None
 
 
-def _has(text: str, phrase: str) -> bool:
-    return re.search(rf"(?<![\w]){re.escape(phrase)}(?![\w])", text) is not None
-
-
-@lru_cache(maxsize=4096)
-def _flexible(name: str) -> re.Pattern[str]:
-    """A name in one word or in several: `garbagecan 1` is also "garbage can 1"."""
-    letters = ["[ -]?".join(map(re.escape, word)) for word in name.split()]
-    return re.compile(rf"(?<!\w){' '.join(letters)}(?!\w)")
-
-
-@lru_cache(maxsize=4096)
-def _kind(name: str) -> re.Pattern[str]:
-    """The kind of an instance, named without a number."""
-    letters = "[ -]?".join(map(re.escape, re.sub(r" \d+$", "", name).replace(" ", "")))
-    return re.compile(rf"(?<!\w){letters}(?:s|es)?(?!\w)(?! \d)")
-
-
-def _loose(text: str) -> str:
-    """Without hyphens and plural s: "stain-resistant shirts" is "stain resistant shirt"."""
-    return re.sub(r"(?<=[a-z]{3})s\b", "", text.replace("-", " "))
+# --- code
 
 
 def _code(secret: str, reason: str, seen: str) -> Leak | None:
-    """A long run of one of its lines' tokens, or a literal out of it, that was not seen."""
+    """A long run of one of its lines' tokens, several of its harder tokens, or a literal out of it, that was not seen."""
+    said, known = _tokens(reason), _tokens(seen)
     for line in secret.splitlines():
-        tokens, said, known = _tokens(line), _tokens(reason), _tokens(seen)
+        tokens = _tokens(line)
         plain = [token for token in tokens if token[0].isalnum() or len(token) > 1]
         spoken = [token for token in said if token[0].isalnum() or len(token) > 1]
         run = _common_run(plain, spoken, max(3, (len(plain) + 1) // 2))
         raw = _common_run(tokens, said, 5)  # signs included: nobody writes those by chance
-        run = run or (raw if any(not token[0].isalnum() and len(token) == 1 for token in raw) else [])
+        run = run or (raw if any(not token[0].isalnum() and len(token) == 1 for token in raw) else ())
         if run and not _common_run(run, known, len(run)):
             return Leak("code", " ".join(run))
+        hard = {token for token in tokens if re.fullmatch(r"-{1,2}\w[\w-]*|[a-z]\w*\.[a-z]\w*|\{\}", token)} - set(
+            known
+        )
+        if len(hard & set(said)) >= 3:
+            return Leak("code", " ".join(sorted(hard & set(said))))
     return _literals(secret, reason, seen)
 
 
 def _literals(secret: str, reason: str, seen: str) -> Leak | None:
-    """A path, a file name, a number of the secret that the reason names and the student has not seen."""
-    inside, known = secret.casefold(), seen.casefold()
-    for token in _tokens(reason):
-        if _literal(token) and _has(inside, token) and not _has(known, token):
+    """A path, a file name, a number, a quoted text or a value of the secret that the reason names and was not seen."""
+    inside, said, known = normal(secret), normal(reason), normal(seen)
+    for token in _tokens(said):
+        core = token.strip("*./")
+        if _literal(token) and has(inside, token) and not has(known, token) and not has(known, core):
             return Leak("code", token)
+    quoted = {
+        text.strip() for pair in re.findall(r"\"([^\"]{3,})\"|'([^']{3,})'", secret) for text in pair if text.strip()
+    }
+    for text in sorted(quoted):
+        spoken = has(said, text.casefold()) and (
+            inside.startswith("assert") or re.search(rf"[\"'`]{re.escape(text)}", reason)
+        )
+        core = text.casefold().strip("*./ ")
+        if spoken and core and not has(known, text.casefold()) and not has(known, core):
+            return Leak("code", text)
+    return _digit(secret, said) or _value(secret, reason, known)
+
+
+def _digit(secret: str, said: str) -> Leak | None:
+    """An output that is one digit, said of the answer and not of something else."""
     digit = re.fullmatch(r"\W*(\d)\W*", secret)
-    saying = r"\b(answer|output|result|count|total|prints?|returns?)\b[^.]*"
-    if digit and re.search(rf"{saying}\b{digit.group(1)}\b", reason.casefold()):
+    if digit and re.search(rf"{_ANSWER}[^.]*\b({digit.group(1)}|{_DIGIT[int(digit.group(1))]})\b", said):
+        return Leak("code", digit.group(1))
+    if digit and re.search(rf"\b{digit.group(1)}\b[^.]*\b(is|as) the (answer|output|result|count|total)\b", said):
         return Leak("code", digit.group(1))
     return None
 
 
-def _tokens(text: str) -> list[str]:
+def _value(secret: str, reason: str, known: str) -> Leak | None:
+    """A name out of an output: a word with a capital there and in the reason; at a sentence's start only out of a table."""
+    table = secret.lstrip().startswith(("[", "("))
+    names = (
+        set(re.findall(r"(?<![\w.])[A-Z][a-z]{2,}(?![\w.])", secret)) if not _CODE.search(secret) or table else set()
+    )
+    for match in re.finditer(r"(?<![\w.])[A-Z][a-z]{2,}(?![\w])", reason):
+        first = re.search(r"(^|[.!?:] )$", reason[: match.start()])
+        if match.group(0) in names and (table or not first) and not has(known, match.group(0).casefold()):
+            return Leak("code", match.group(0))
+    return None
+
+
+@lru_cache(maxsize=256)
+def _tokens(text: str) -> tuple[str, ...]:
     """Words, paths, flags and single signs; a sentence's own punctuation at the end of a word is left out."""
     found = (token.strip(_ENDS) if len(token) > 1 else token for token in _TOKEN.findall(text.casefold()))
-    return [token for token in found if token and token not in ".,;:!?\"'`"]
+    return tuple(token for token in found if token and token not in ".,;:!?\"'`")
 
 
 def _literal(token: str) -> bool:
@@ -201,9 +357,9 @@ def _literal(token: str) -> bool:
     return bool(re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token))
 
 
-def _common_run(tokens: list[str], said: list[str], need: int) -> list[str]:
+def _common_run(tokens: Sequence[str], said: Sequence[str], need: int) -> Sequence[str]:
     """The longest run of `tokens` that stands in `said`, if it has at least `need`."""
-    best: list[str] = []
+    best: Sequence[str] = ()
     for i in range(len(tokens)):
         for j in range(len(said)):
             k = 0
@@ -211,31 +367,13 @@ def _common_run(tokens: list[str], said: list[str], need: int) -> list[str]:
                 k += 1
             if k > len(best):
                 best = tokens[i : i + k]
-    return best if len(best) >= need else []
+    return best if len(best) >= need else ()
 
 
-def _title(title: str, said: str, known: str) -> Leak | None:
-    """A product's title: four of its words in a row, or most of those that say something, beyond what was seen."""
-    words, spoken = re.findall(r"[\w']+", title), re.findall(r"[\w']+", said)
-    if (run := _common_run(words, spoken, 4)) and not _has(" ".join(re.findall(r"[\w']+", known)), " ".join(run)):
-        return Leak("name", " ".join(run))
-    telling = {word for word in words if word not in _STOPWORDS and not _has(known, word)}
-    named = telling & set(spoken)
-    if len(named) >= 2 and len(named) >= 0.4 * len(telling):
-        return Leak("name", " ".join(sorted(named)))
-    return None
+# --- claims
 
 
-def _proper(title: str, reason: str, known: str) -> Leak | None:
-    """A word of the title that the reason writes as a name: with a capital in the middle of a sentence."""
-    words = set(re.findall(r"[\w']+", title))
-    for name in re.findall(r"(?<=[\w,;] )[A-Z][a-z]{2,}\b", reason):
-        if name.casefold() in words and not _has(known, name.casefold()):
-            return Leak("name", name)
-    return None
-
-
-def _claims(said: str, known: str, privileged: PrivilegedState) -> Iterable[Leak]:
+def _claims(said: str, known: str, privileged: PrivilegedState) -> Iterator[Leak]:
     """Sentences that state where a thing is, which is true, and which nothing seen so far shows."""
     maps = [privileged.facts.get(key) for key in LOCATIONS]
     where = {str(k): str(v) for entry in maps if isinstance(entry, Mapping) for k, v in entry.items()}
@@ -243,30 +381,48 @@ def _claims(said: str, known: str, privileged: PrivilegedState) -> Iterable[Leak
     for thing, place in where.items():
         thing, place = normal(thing), normal(place)
         for sentence in sentences:
-            if _states(sentence, thing, place) and not _observed(known, thing, place):
+            if _states(_marked(sentence, thing, place)) and not _observed(known, thing, place):
                 yield Leak("claim", sentence.strip())
 
 
-def _states(sentence: str, thing: str, place: str) -> bool:
-    at, there = _mention(sentence, thing), _mention(sentence, place)
-    if at is None or there is None or at == there:
+def _marked(sentence: str, thing: str, place: str) -> str:
+    """The sentence with T for the thing, S for several of its kind and P for the place; the longer name first."""
+    for name in sorted((thing, place), key=len, reverse=True):
+        mark = "P" if name == place else "T"
+        if INSTANCE.fullmatch(name):
+            sentence = numbered(name).sub(mark, sentence)
+            several = mark.replace("T", "S")
+            sentence = unnumbered(name).sub(lambda m, s=several, o=mark: s if m.group(0).endswith("s") else o, sentence)
+        else:
+            sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", mark, sentence)
+    return sentence
+
+
+def _states(sentence: str) -> bool:
+    """Whether a marked sentence states that T is at P, or acts as if it were known."""
+    if "P" not in sentence or not re.search("[TS]", sentence):
         return False
-    if _FETCH.search(sentence) and not _PRESUMES.search(sentence):
-        return not _PUT.search(sentence)
-    return bool(_STATES.search(sentence)) and not _HEDGE.search(sentence) and not _PUT.search(sentence)
-
-
-def _mention(sentence: str, name: str) -> int | None:
-    """Where the sentence names it: the instance, or its kind without a number."""
-    found = _flexible(name).search(sentence) or _kind(name).search(sentence)
-    return found.start() if found else None
+    sentence = re.sub(r"\bnot\b.*?\bbut ", "", sentence)
+    puts = _PUT.search(sentence)
+    if _FETCH_FROM.search(sentence) and not _GUESS.search(_MODAL.sub("", sentence)):
+        return not puts and not _PRESUMES.search(sentence)
+    if _GUESS.search(sentence):
+        return False
+    if _WHERE.search(sentence):
+        return True
+    if any(m and not _NEGATION.search(m.group(0)) for m in (pattern.search(sentence) for pattern in _CLAIMS)):
+        return not puts and not _GENERAL.search(sentence)
+    if _GO_AND_FETCH.search(sentence):
+        return not puts and not _PRESUMES.search(sentence)
+    there = _THERE.search(sentence)
+    return bool(there) and not (puts or _INTENT.search(sentence) or _NEGATION.search(sentence))
 
 
 def _observed(known: str, thing: str, place: str) -> bool:
     """Whether one sentence of what was seen holds both."""
     kind = re.sub(r" \d+$", "", thing)
     return any(
-        re.search(rf"\b{re.escape(place)}\b", part) and re.search(rf"\b{re.escape(kind)}\b", part)
+        has(part, place) and has(part, kind)
         for part in re.split(r"(?<=\.) |\n", known)
         if "you see" in part or "pick up" in part or "move the" in part or " in it" in part
     )
