@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,23 @@ class Metrics:
     def log(self, event: str, step: int, figures: Mapping[str, Any]) -> None:
         """One event (`evaluate/alfworld`) at a step (the iteration; -1 is the untuned student)."""
         write_line(self._file, json.dumps({"time": time.time(), "event": event, "step": step, **figures}))
-        numbers = {f"{event}/{k}": float(v) for k, v in figures.items() if isinstance(v, int | float)}
+        numbers = dict(_numbers(event, figures))
         for tracker in self._trackers:
-            tracker.log(numbers, max(step, 0))
+            tracker.log(numbers, step)
 
     def close(self) -> None:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """What a tracker can draw, by its path: `rollouts/alfworld/outcomes/corrected`. Spaces become underscores."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(f"{name}/{str(key).replace(' ', '_')}", inner)
+    elif isinstance(value, int | float):
+        yield name, float(value)
 
 
 class _TensorBoard:
