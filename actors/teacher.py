@@ -109,14 +109,16 @@ class TeacherActor:
     ) -> dict[str, float]:
         """The average realizability gap of these corrections (Definition 3.1), seen by the student's `policy`.
 
-        Best asked for the policy that was trained on them. Needs the student's server and its configuration.
+        Best asked for the policy that was trained on them. Needs the student's server and its configuration. `states` alone, and
+        0, where nothing was corrected.
         """
         from leap_ray.teachers.constrained import realizability_gap
 
         if self.student is None or self.student_config is None:
             raise UserError("the realizability gap needs the student's server")
         prompter = load_prompter(self.student_config)
-        return asdict(await realizability_gap(self.student, prompter, pairs, policy, most=most))
+        gap = await realizability_gap(self.student, prompter, pairs, policy, most=most)
+        return asdict(gap) if gap.states else {"states": 0}
 
     async def close(self) -> None:
         """Give back what the teacher holds."""

@@ -21,7 +21,7 @@ from leap_ray.teachers.choose import Verdict
 from leap_ray.teachers.mixture import Array, Gap, Mixture, constrained, gap, normalised
 from leap_ray.teachers.prompted import Check
 from leap_ray.teachers.self_teacher import SelfTeacher, candidates_of
-from leap_ray.types import Correction, Episode, Outcome, digest
+from leap_ray.types import Correction, Episode, Outcome, Step, digest
 
 DRAWS = 4  # completions drawn per side where an environment lists no candidate actions
 NEUTRAL = "Next."  # the reason under which actions are scored: the same for all, so that only the action counts
@@ -66,7 +66,10 @@ class ConstrainedTeacher(SelfTeacher):
             action_scores(self.student, self.hindsight.prompter, shown, actions, _policy(episode), episode.id),
             action_scores(self.student, self.hindsight.prompter, hidden, actions, _policy(episode), episode.id),
         )
-        mixture = constrained(plain, priv, self.config.delta)
+        try:
+            mixture = constrained(plain, priv, self.config.delta)
+        except ValueError as error:  # the server gave none of the actions a probability
+            return Verdict(Outcome.FAILED, detail=str(error))
         action = actions[self._choice(mixture, episode, t)]
         detail = f"KL {mixture.kl:.6g} nats, beta {mixture.beta:.4g}, probability {mixture.probabilities.max():.3g}"
         step = episode.steps[t]
@@ -120,19 +123,26 @@ async def realizability_gap(
     The best student policy is approximated by `policy`, best the one trained on these corrections. A correction is one action, so
     the teacher's distribution puts all its mass there. At most `most` corrected steps are scored, drawn with `seed`.
     """
-    states = [(e, w) for e, c in pairs for w in c.steps if w.outcome is Outcome.CORRECTED]
-    states = [(e, w) for e, w in states if w.action in e.steps[w.t].candidates and e.steps[w.t].new]
+    states = [(e, w) for e, c in pairs for w in c.steps if w.outcome is Outcome.CORRECTED and e.steps[w.t].new]
     if len(states) > most:
         states = random.Random(seed).sample(states, most)
+    choices = [_choices(episode.steps[word.t], word.action) for episode, word in states]
 
-    async def one(episode: Episode, t: int) -> Array:
-        actions = episode.steps[t].candidates
+    async def one(episode: Episode, t: int, actions: Sequence[str]) -> Array:
         prompt = episode.prompt_ids(t)
         return normalised(await action_scores(student, prompter, prompt, actions, policy, episode.id))
 
-    students = await asyncio.gather(*(one(episode, word.t) for episode, word in states))
-    teachers = [_one_hot(episode.steps[word.t].candidates, word.action) for episode, word in states]
+    students = await asyncio.gather(*(one(e, word.t, actions) for (e, word), actions in zip(states, choices)))
+    teachers = [_one_hot(actions, word.action) for (_, word), actions in zip(states, choices)]
     return gap(students, teachers)
+
+
+def _choices(step: Step, action: str) -> tuple[str, ...]:
+    """The actions between which a state is measured: those listed, or, where any text may be one, those that were said too."""
+    listed = [candidate for candidate in step.candidates if not has_placeholders((candidate,))]
+    open_ended = not step.candidates or len(listed) < len(step.candidates)
+    said = [action, step.action] if open_ended or action not in listed else []
+    return tuple(dict.fromkeys(filter(None, [*listed, *said])))
 
 
 def _one_hot(actions: Sequence[str], action: str) -> Array:

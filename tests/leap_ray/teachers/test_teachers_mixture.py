@@ -70,12 +70,52 @@ def test_no_policy_in_the_ball_is_nearer_to_the_privileged_expert():
     assert inside > 500
 
 
+INF = math.inf
+
+
+@pytest.mark.parametrize(
+    "plain, privileged, delta, expected, beta",
+    [
+        ([0.0], [-3.0], 0.5, [1], 0),  # one candidate: both experts are the same
+        ([-1.0, -1, -1], [-1.0, -1, -1], 0.1, [1 / 3] * 3, 0),  # the same distribution is inside any ball
+        ([-INF, 0.0], [0.0, -INF], 1.0, [0, 1], 1),  # nothing in common: the plain expert
+        ([-INF, 0.0], [0.0, -INF], INF, [1, 0], 0),  # … unless everything is allowed
+        (
+            [-INF, 0.0, 0.0],
+            [0.0, 1.0, 0.0],
+            1.0,
+            [0, math.e / (1 + math.e), 1 / (1 + math.e)],
+            0,
+        ),  # its shared part is inside
+        (
+            [0.0, 0.0, -1.0],
+            [1.0, -INF, 0.0],
+            0.01,
+            [0.4223, 0.4223, 0.1554],
+            1,
+        ),  # too narrow for the shared actions alone
+        ([-1e5, -2e5], [-3e5, -1e5], 1e9, [0, 1], 0),
+    ],
+)
+def test_edges(plain, privileged, delta, expected, beta):
+    mixture = constrained(plain, privileged, delta)
+    assert mixture.probabilities == pytest.approx(expected, abs=1e-4) and mixture.beta == beta
+    assert mixture.kl <= delta
+
+
+def test_actions_that_one_side_never_takes_get_no_mass_and_the_kl_is_still_delta():
+    mixture = constrained([-INF, -1.0, -2.0, -3.0], [-1.0, -6.0, -1.0, -0.5], 0.3)
+    assert mixture.probabilities[0] == 0 and mixture.kl == pytest.approx(0.3, rel=0.01) and 0 < mixture.beta < 1
+
+
 def test_values_that_make_no_sense_are_refused():
-    for bad in ([], [float("nan"), 0.0]):
+    for bad in ([], [float("nan"), 0.0], [-INF, -INF], [INF, 0.0]):
         with pytest.raises(ValueError):
             normalised(bad)
     with pytest.raises(ValueError, match="below 0"):
         constrained(PLAIN, PRIVILEGED, -1)
+    with pytest.raises(ValueError):
+        constrained(PLAIN, PRIVILEGED, float("nan"))
 
 
 def test_the_gap_of_a_teacher():

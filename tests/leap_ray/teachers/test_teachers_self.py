@@ -11,7 +11,7 @@ from leap_ray.config import DomainConfig, TeacherConfig
 from leap_ray.policy import Prompter, tokenize
 from leap_ray.teachers.constrained import ConstrainedTeacher, action_scores, realizability_gap
 from leap_ray.teachers.self_teacher import Hindsight, SelfTeacher
-from leap_ray.types import Completion, Outcome
+from leap_ray.types import Completion, Correction, Outcome, StepCorrection
 
 CORRIDOR = [DomainConfig("corridor:Corridor")]
 HIDDEN = "The coin 1 is at drawer 2."
@@ -137,6 +137,29 @@ async def test_the_gap_of_a_teacher_on_the_students_states(prompter):
     student.scores = {"plain": {**others, "go to shelf 1": -0.1}}
     far = await realizability_gap(student, prompter, [(episode, correction)], "base")
     assert far.tv > 0.99 and far.agreed == 0
+
+
+async def test_the_gap_where_any_text_is_an_action(prompter):
+    """Steps without a list, or with a place to fill in, are measured between what the teacher and what the student said."""
+    episode = episode_of(prompter, "leave", "dance")
+    steps = [dataclasses.replace(s, candidates=c) for s, c in zip(episode.steps, [(), ("look", "search[<query>]")])]
+    episode = dataclasses.replace(episode, steps=tuple(steps))
+    words = tuple(StepCorrection(t, Outcome.CORRECTED, "Why not.", "search[coin]") for t in range(2))
+    student, _ = self_teacher(
+        prompter, ("x", "y"), scores={"plain": {"search[coin]": -1.0, "leave": -1.0, "dance": -9.0, "look": -9.0}}
+    )
+    gap = await realizability_gap(student, prompter, [(episode, Correction(episode.id, "t", "", words))], "base")
+    assert gap.states == 2 and gap.tv == pytest.approx(0.25, abs=0.01) and gap.agreed == 1
+
+
+async def test_a_server_that_scores_nothing_costs_the_step(prompter):
+    episode = episode_of(prompter, "leave")
+    nothing = dict.fromkeys(episode.steps[0].candidates, -math.inf)
+    _, teacher = self_teacher(
+        prompter, ("x", "y"), kind=ConstrainedTeacher, scores={"plain": nothing, "privileged": nothing}
+    )
+    (step,) = (await teacher.correct(episode, privileged(episode))).steps
+    assert step.outcome is Outcome.FAILED and "finite score" in step.detail
 
 
 @pytest.mark.slow
