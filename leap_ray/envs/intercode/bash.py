@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leap_ray.envs.intercode.bash_reward import COMPARED, Change, Score, State, parse_status, score, shared
-from leap_ray.envs.intercode.sandbox import Run, Sandbox
+from leap_ray.envs.intercode.sandbox import Run, Sandbox, SandboxError
 from leap_ray.types import digest
 
 Quoting = Literal["docker", "plain"]
 SHELL = "/bin/bash"
 MALFORMED = "Malformed command"
 TIMED_OUT = "Command timed out"
+# As the original, but for settings by which a student could hide changes, or have a program of its own run here.
+STATUS = [
+    "/usr/bin/git", "-c", "core.fsmonitor=false", "-c", "core.excludesFile=/dev/null", "-c", "core.hooksPath=/dev/null",
+    "-c", "core.quotePath=true", "-c", "status.showUntrackedFiles=normal", "-c", "status.relativePaths=true",
+    "-c", "color.ui=never", "status", "--short",
+]  # fmt: skip
 PATIENT = 30.0  # seconds for the gold command and for git, which the original does not limit at all
 # Commands whose output changes by itself: their gold result is made at each submit, as the original does, and not kept.
 VOLATILE = re.compile(r"\b(date|uptime|w|who|ps|pstree|top|free|vmstat|df|cal|ping|dig|mktemp)\b|RANDOM|\$\$|/proc")
@@ -66,19 +72,23 @@ class Session:
 
     def state(self, answer: str | None, paths: Callable[[tuple[Change, ...]], list[str]]) -> State:
         """Changes under git, with the hashes of those of their paths that `paths` chooses."""
-        status = self._quietly([SHELL, "-c", "git status --short;"])
+        status = self._quietly(STATUS)
         changes = parse_status(status.output.decode(errors="replace"))
         return State(changes, {path: self._hash(path) for path in paths(changes)}, answer)
 
     def _hash(self, path: str) -> str:
         try:
-            argv = shlex.split(f"md5sum {path}")
+            argv = shlex.split(f"/usr/bin/md5sum {path}")
         except ValueError:
             return ""
         return self._quietly(argv).output.decode(errors="replace")
 
     def _quietly(self, argv: list[str]) -> Run:
-        return self.sandbox.run(argv, "/", seconds=PATIENT)
+        """Run a command of ours. Raises SandboxError where it cannot be relied on: such a machine has no reward."""
+        run = self.sandbox.run(argv, "/", seconds=PATIENT, trusted=True)
+        if run.broke:
+            raise SandboxError(f"the machine cannot be judged: {argv[0]} ended for reasons of {run.broke}")
+        return run
 
 
 def words(command: str, quoting: Quoting) -> list[str]:

@@ -17,6 +17,10 @@ CHUNK = 1 << 16
 TICK = 50  # milliseconds between two looks at memory, files and the deadline
 GRACE = 0.2  # seconds that a finished command's background processes may still write
 PAGE = os.sysconf("SC_PAGE_SIZE")
+OPEN = 16  # descriptors of a process that are free
+HELD = 212_992  # bytes that the kernel may hold for each further one, were it a socket (net.core.wmem_default)
+ROOT, PROC, SHM = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in ("/", "/proc", "/dev/shm"))
+NOTHING = os.open("/dev/null", os.O_RDWR)  # kept open, as those above: a command may close `/` to its own user
 
 
 def main():
@@ -24,7 +28,7 @@ def main():
         sys.exit("this file only runs as process 1 of a sandbox")
     control = sys.stdin.buffer
     answers = os.dup(1)
-    os.dup2(os.open("/dev/null", os.O_RDWR), 1)
+    os.dup2(NOTHING, 1)
     limits = json.loads(control.readline())
     enter(limits)
     answer(answers, {"ready": True}, b"")
@@ -61,10 +65,14 @@ def answer(fd, header, output):
 def run(request, given, limits):
     """One command: its header (exit code, what limit it broke, bytes written) and its output up to `cap` bytes."""
     began = time.monotonic()
+    if request["trusted"] is not None and tampered(request["trusted"]):
+        return {"code": None, "broke": "trust", "total": 0, "seconds": 0.0}, b""
     reader, pid = spawn(request, given)
     os.set_blocking(reader, False)
     output = Output(reader, request["cap"])
-    broke = watch(output, pid, began + request["timeout"], limits)
+    # Earlier commands may have left more files than there may be: those that clear them away must be able to run.
+    allowed = {"memory": limits["memory"], "files": max(limits["files"], files())}
+    broke = watch(output, pid, began + request["timeout"], allowed)
     statuses = end_all(pid)
     while output.read():
         pass
@@ -73,6 +81,17 @@ def run(request, given, limits):
     return {"code": code, "broke": broke, "total": output.total, "seconds": time.monotonic() - began}, bytes(
         output.kept
     )
+
+
+def tampered(links):
+    """Whether programs of the base would not be what runs: their links in `/` are others, or a library goes before theirs."""
+    for name, target in links.items():
+        try:
+            if os.readlink(name, dir_fd=ROOT) != target:
+                return True
+        except OSError:
+            return True
+    return os.path.exists("/etc/ld.so.preload")
 
 
 class Output:
@@ -99,7 +118,7 @@ exits = {}  # process id -> wait status of what has ended
 def spawn(request, given):
     """Start the command in its own session, both outputs into one pipe."""
     reader, writer = os.pipe()
-    stdin = os.open("/dev/null", os.O_RDONLY)
+    stdin = os.dup(NOTHING)
     if given:
         stdin = os.open("/", os.O_TMPFILE | os.O_RDWR, 0o600)
         rest = memoryview(given)
@@ -140,7 +159,7 @@ def die_first():
         pass  # a kernel built without that killer
 
 
-def watch(output, pid, deadline, limits):
+def watch(output, pid, deadline, allowed):
     """Collect output until the command is over; returns the limit that it broke, or ''."""
     poll = select.poll()
     poll.register(output.fd, select.POLLIN)
@@ -163,24 +182,46 @@ def watch(output, pid, deadline, limits):
             return "time"
         if now - checked > TICK / 1000:
             checked = now
-            if broke := breaks(limits):
+            if broke := breaks(allowed):
                 return broke
 
 
-def breaks(limits):
-    """The total that is beyond its limit now: memory of all processes, or number of files."""
-    disk = os.statvfs("/")
-    if disk.f_files - disk.f_ffree > limits["files"]:
+def breaks(allowed):
+    """The total that is beyond what is allowed now: number of files, or memory of all processes."""
+    if files() > allowed["files"]:
         return "files"
-    resident = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit() and name != "1":
-            try:
-                with open("/proc/" + name + "/statm") as file:
-                    resident += int(file.read().split()[1])
-            except (OSError, IndexError):
-                continue  # ended while we looked
-    return "memory" if resident * PAGE > limits["memory"] else ""
+    held = sum(memory(name) for name in os.listdir(PROC) if name.isdigit() and name != "1")
+    return "memory" if held > allowed["memory"] else ""
+
+
+def files():
+    """Number of files, wherever some can be made."""
+    return sum(disk.f_files - disk.f_ffree for disk in map(os.fstatvfs, (ROOT, SHM)))
+
+
+def memory(process):
+    """Bytes of memory that a process holds, its own and the kernel's on its behalf; 0 for one that has ended."""
+    try:
+        resident = int(content(process + "/statm").split()[1])
+    except (OSError, IndexError):
+        return 0  # ended while we looked
+    if not resident:
+        return 0
+    try:
+        descriptors = os.open(process + "/fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=PROC)
+        count = len(os.listdir(descriptors))
+        os.close(descriptors)
+    except OSError:
+        count = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # it hides them
+    return resident * PAGE + max(0, count - OPEN) * HELD
+
+
+def content(name):
+    fd = os.open(name, os.O_RDONLY, dir_fd=PROC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
 
 
 def reap():

@@ -11,7 +11,7 @@ from typing import Any
 from leap_ray.envs.intercode.data import Item
 from leap_ray.envs.intercode.sandbox import Sandbox
 
-RUNNER = Path(__file__).with_name("interpreter.py")
+RUNNER = Path(__file__).with_name("interpreter.py").read_text()
 FUNCTION = re.compile(r"def (\w+)\(")
 SUBMITTED = re.compile(r"submit\s+(\w+)\s*$")
 LONGEST = 100_000  # characters of a session: it travels as one argument of a program
@@ -47,7 +47,7 @@ def run(sandbox: Sandbox, history: Sequence[str], code: str, tests: Sequence[str
     request = json.dumps({"history": [piece for piece in history if piece], "code": code, "tests": list(tests)})
     if len(request) > LONGEST:
         return [TOO_LONG] * wanted
-    done = sandbox.run(["/usr/bin/python3", "-ISBc", RUNNER.read_text(), request])
+    done = sandbox.run(["/usr/bin/python3", "-ISBc", RUNNER, request])
     if done.broke:
         return [TIMED_OUT] * wanted
     try:

@@ -37,7 +37,7 @@ ENVIRONMENT = {
 }
 MARK = "leap-ray-sandbox"  # first word of every sandbox's command line, for `reaper.py`
 UIDS = range(61200, 65000)  # ordinary, below 65536 so that they exist inside containers too, and given to no account
-GUEST = Path(__file__).with_name("guest.py")
+GUEST = Path(__file__).with_name("guest.py").read_text()
 PATIENCE = 15  # seconds beyond a command's own limit until a silent sandbox is given up
 
 
@@ -67,7 +67,7 @@ class Run:
 
     output: bytes
     code: int | None
-    broke: str  # "", "time", "memory" or "files"
+    broke: str  # "", "time", "memory", "files"; "trust" where a trusted command was not run
     total: int  # bytes written; more than len(output) where some were dropped
     seconds: float
 
@@ -83,6 +83,7 @@ class Sandbox(Protocol):
         seconds: float | None = None,
         stdin: bytes = b"",
         cap: int | None = None,
+        trusted: bool = False,
     ) -> Run: ...
 
     def close(self) -> None: ...
@@ -98,7 +99,7 @@ class Bubblewrap:
         self._errors = tempfile.TemporaryFile()
         self._process = _spawner().submit(self._start).result()
         try:
-            self._send(_limits_for_guest(self.limits), first=GUEST.read_text())
+            self._send(_limits_for_guest(self.limits), first=GUEST)
             self._receive(time.monotonic() + PATIENCE)
         except SandboxError:
             self._errors.seek(0)
@@ -136,12 +137,16 @@ class Bubblewrap:
         seconds: float | None = None,
         stdin: bytes = b"",
         cap: int | None = None,
+        trusted: bool = False,
     ) -> Run:
-        """Run `argv` in `cwd`; every process it started is gone when this returns."""
+        """Run `argv` in `cwd`; every process it started is gone when this returns.
+
+        `trusted`: what it says is to be relied on, so it runs only where earlier commands left the base's programs in place.
+        """
         seconds = self.limits.seconds if seconds is None else seconds
         request = {
             "argv": list(argv), "cwd": cwd, "timeout": seconds, "cap": self.limits.output if cap is None else cap,
-            "stdin": len(stdin), "env": self.environment,
+            "stdin": len(stdin), "env": self.environment, "trusted": self.base.links() if trusted else None,
         }  # fmt: skip
         self._send(request, stdin)
         header, output = self._receive(time.monotonic() + seconds + PATIENCE)
@@ -149,7 +154,9 @@ class Bubblewrap:
 
     def extract(self, archive: bytes) -> None:
         """Unpack a tar archive into the root. Folders bear the archive's times, whatever is put into them later in it."""
-        run = self.run(["/usr/bin/tar", "-xpif", "-", "--delay-directory-restore", "-C", "/"], stdin=archive, seconds=60)
+        run = self.run(
+            ["/usr/bin/tar", "-xpif", "-", "--delay-directory-restore", "-C", "/"], stdin=archive, seconds=60
+        )
         if run.code != 0:
             raise SandboxError(f"the tree could not be laid out: {run.output.decode(errors='replace')[:500]}")
 

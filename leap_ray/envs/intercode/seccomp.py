@@ -1,8 +1,9 @@
 """The system calls a sandbox refuses, as a classic BPF program for `bwrap --seccomp`.
 
 Namespaces already hide the machine. What is refused here are ways around the limits on memory (memory files, System V segments
-and queues are counted against no process), calls with a long history of kernel bugs, and sockets that no network namespace
-covers (AF_VSOCK reaches the hypervisor). Refused calls fail with EPERM; nothing is killed.
+and queues are counted against no process; neither are the pages of a shared mapping once all but one of them are unmapped
+again), calls that draw on what all the machine shares (asynchronous input and output), calls with a long history of kernel bugs,
+and sockets that no network namespace covers (AF_VSOCK reaches the hypervisor). Refused calls fail with EPERM; nothing is killed.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "kexec_file_load": (320, 294), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "add_key": (248, 217),
     "request_key": (249, 218), "keyctl": (250, 219), "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264),
-    "fanotify_init": (300, 262), "syslog": (103, 116), "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None),
+    "fanotify_init": (300, 262), "io_setup": (206, 0), "syslog": (103, 116), "iopl": (172, None), "ioperm": (173, None),
+    "modify_ldt": (154, None),
 }  # fmt: skip
 SOCKET = (41, 198)
 SOCKETPAIR = (53, 199)
+MMAP = (9, 222)
+MAP_SHARED = 1  # also a bit of MAP_SHARED_VALIDATE, not of MAP_PRIVATE
 FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: confined by the network namespace
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 X32 = 0x40000000  # x86_64's second table of calls begins here
 
-LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_JMP|JGE|K, BPF_RET|K
+LOAD, RETURN = 0x20, 0x06  # BPF_LD|W|ABS, BPF_RET|K
+EQUAL, AT_LEAST, HAS_BIT = 0x15, 0x35, 0x45  # BPF_JMP|JEQ|K, BPF_JMP|JGE|K, BPF_JMP|JSET|K
 ALLOW, REFUSE = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
-NUMBER, ARCH, ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+NUMBER, ARCH, ARGUMENT_0, ARGUMENT_3 = 0, 4, 16, 40  # offsets in struct seccomp_data
 
 
 def program(machine: str | None = None) -> bytes | None:
@@ -44,10 +49,15 @@ def program(machine: str | None = None) -> bytes | None:
     numbers = [row[column] for row in REFUSED.values() if row[column] is not None]
     head = [(LOAD, 0, 0, ARCH), (EQUAL, 1, 0, arch), (RETURN, 0, 0, REFUSE), (LOAD, 0, 0, NUMBER)]
     tests = [(AT_LEAST, "refuse", "", X32), *((EQUAL, "refuse", "", n) for n in numbers)]
-    tests += [(EQUAL, "family", "", row[column]) for row in (SOCKET, SOCKETPAIR)]
-    tail = [(RETURN, 0, 0, ALLOW), (LOAD, 0, 0, ARGUMENT)]
-    tail += [(EQUAL, len(FAMILIES) - i, 0, family) for i, family in enumerate(FAMILIES)]
+    tests += [
+        (EQUAL, "mapping", "", MMAP[column]),
+        *((EQUAL, "family", "", row[column]) for row in (SOCKET, SOCKETPAIR)),
+    ]
+    count = len(FAMILIES)
+    tail = [(RETURN, 0, 0, ALLOW)]
+    tail += [(LOAD, 0, 0, ARGUMENT_3), (HAS_BIT, count + 1, count + 2, MAP_SHARED)]
+    tail += [(LOAD, 0, 0, ARGUMENT_0), *((EQUAL, count - i, 0, family) for i, family in enumerate(FAMILIES))]
     tail += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
-    targets = {"family": 1, "refuse": 2 + len(FAMILIES)}  # places within the tail
+    targets = {"mapping": 1, "family": 3, "refuse": 4 + count}  # places within the tail
     body = [(code, len(tests) - i - 1 + targets[str(to)], 0, k) for i, (code, to, _, k) in enumerate(tests)]
     return b"".join(struct.pack("=HBBI", code, int(yes), int(no), int(k)) for code, yes, no, k in [*head, *body, *tail])

@@ -132,9 +132,10 @@ def test_sql_score_of_known_cases():
     assert sql.score(Answer([]), Answer([])) == 1.0
 
 
-def run_filter(program: bytes, number: int, arch: int, argument: int = 0) -> int:
+def run_filter(program: bytes, number: int, arch: int, argument: int = 0, flags: int = 0) -> int:
     """What the kernel would do with a call: an interpreter of the few instructions the filter uses."""
-    data = {0: number, 4: arch, 16: argument}
+    data = {0: number, 4: arch, 16: argument, 40: flags}
+    holds = {seccomp.EQUAL: int.__eq__, seccomp.AT_LEAST: int.__ge__, seccomp.HAS_BIT: int.__and__}
     lines = [struct.unpack_from("=HBBI", program, i) for i in range(0, len(program), 8)]
     at = value = 0
     while True:
@@ -144,7 +145,7 @@ def run_filter(program: bytes, number: int, arch: int, argument: int = 0) -> int
         if code == seccomp.LOAD:
             value, step = data[k], 0
         else:
-            step = yes if (value == k if code == seccomp.EQUAL else value >= k) else no
+            step = yes if holds[code](value, k) else no
         at += 1 + step
 
 
@@ -160,6 +161,8 @@ def test_the_filter_refuses_what_it_lists_and_nothing_else(machine):
     for number in sockets:
         assert run_filter(program, number, arch, argument=40) == seccomp.REFUSE  # AF_VSOCK
         assert run_filter(program, number, arch, argument=1) == seccomp.ALLOW
+    for flags, verdict in ((0x22, seccomp.ALLOW), (0x02, seccomp.ALLOW), (0x21, seccomp.REFUSE), (0x03, seccomp.REFUSE)):
+        assert run_filter(program, seccomp.MMAP[column], arch, flags=flags) == verdict, flags  # MAP_PRIVATE, MAP_SHARED
     assert run_filter(program, 0, arch ^ 1) == seccomp.REFUSE  # another architecture's calls
     assert run_filter(program, seccomp.X32 | 1, arch) == seccomp.REFUSE
 
