@@ -10,7 +10,7 @@ PLACEHOLDER = re.compile(r"<[^<>]+>")
 
 
 def fit(action: str, candidates: Sequence[str]) -> str | None:
-    """The candidate that this action means, or None. Spaces and case do not matter; a `<placeholder>` fits any text.
+    """The candidate that this action means, or None. Spaces and case do not matter; any text but itself fills a `<placeholder>`.
 
     Where there are no candidates, any action that says something fits.
     """
@@ -19,7 +19,7 @@ def fit(action: str, candidates: Sequence[str]) -> str | None:
         return action or None
     wanted = _plain(action)
     for candidate in candidates:
-        if _plain(candidate) == wanted:
+        if _plain(candidate) == wanted and not PLACEHOLDER.search(candidate):
             return candidate
     for candidate in candidates:
         if PLACEHOLDER.search(candidate) and _pattern(candidate).fullmatch(action):

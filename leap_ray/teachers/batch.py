@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from leap_ray.errors import UserError
@@ -20,9 +21,20 @@ from leap_ray.teachers.prices import Prices
 from leap_ray.teachers.store import Store
 
 MOST = 10_000  # requests of one batch
+MOST_CHARACTERS = 100_000_000  # of one batch's prompts; the API takes 256 MB, JSON and all
 TRIES = 2  # batches a request may be in, where it expires or fails on the provider's side
-CLOCK_SKEW = 120.0  # seconds between the provider's clock and ours
+CLOCK_SKEW = 900.0  # seconds that the provider's clock and ours may differ
+GRACE = 60.0  # seconds after which a creation without an answer, that nobody finds, is taken not to have happened
+KEPT = 86_400.0  # seconds for which a batch exists for certain
 PERMANENT = ("invalid_request_error", "request_too_large", "not_found_error", "permission_error")
+
+
+@dataclass
+class _Search:
+    """For a batch whose creation brought no answer: since when, and which batches turned out to be somebody else's."""
+
+    began: float  # by the monotonic clock
+    others: set[str] = field(default_factory=set)
 
 
 class BatchDesk:
@@ -37,20 +49,23 @@ class BatchDesk:
         budget: float | None = None,
         quiet: float = 30.0,
         poll: tuple[float, float] = (1.0, 60.0),
+        grace: float = GRACE,
     ) -> None:
         self.provider = provider
         self.store = store
         self.prices = prices
         self.quiet = quiet
         self.poll = poll
+        self.grace = grace
         totals = store.totals()
         self.budget = Budget(budget, totals["dollars"] + totals["uncertain"])
         self._futures: dict[str, asyncio.Future[Answer]] = {}
         self._requests: dict[str, Request] = {}
-        self._tickets: dict[str, int] = {}
+        # What the desk before us sent may still cost its most, whether it is asked for again or not.
+        self._tickets = {key: self.budget.hold(bound) for key, bound in store.outstanding().items()}
         self._gathered: dict[str, Request] = {}
         self._last = time.monotonic()
-        self._looking: dict[str, list[str]] = {}  # intent -> batches that may be it
+        self._looking: dict[str, _Search] = {}  # by intent
         self._work = asyncio.create_task(self._run())
 
     async def ask(self, request: Request) -> Answer:
@@ -63,9 +78,7 @@ class BatchDesk:
         if future is None:
             future = self._futures[request.key] = asyncio.get_running_loop().create_future()
             self._requests[request.key] = request
-            if request.key in self.store.waiting():  # sent by the desk before us
-                self._tickets[request.key] = self.budget.hold(self.prices.bound(request, batch=True))
-            else:
+            if request.key not in self.store.outstanding():
                 await self._gather(request)
         return await asyncio.shield(future)
 
@@ -78,7 +91,7 @@ class BatchDesk:
     async def close(self) -> None:
         """Stop polling. Batches under way stay where they are, to be collected by the next desk."""
         self._work.cancel()
-        with suppress(asyncio.CancelledError, UserError):
+        with suppress(asyncio.CancelledError, Exception):
             await self._work
         await self.provider.close()
         self.store.close()
@@ -104,18 +117,22 @@ class BatchDesk:
                 collected = await self._collect()
                 delay = self.poll[0] if collected else min(self.poll[1], delay * 1.5)
                 await asyncio.sleep(min(delay, self.quiet) if self._gathered else delay)
-        except UserError as error:
+        except Exception as error:  # nobody else would tell those who wait
             for key in list(self._futures):
                 future = self._futures.pop(key)
                 if not future.done():
-                    future.set_exception(UserError(str(error)))
+                    future.set_exception(error)
             raise
 
     async def _submit(self) -> None:
-        requests = list(self._gathered.values())[:MOST]
-        for request in requests:
-            del self._gathered[request.key]
-        intent = self.store.plan_batch(requests)
+        requests, size = [], 0
+        for request in list(self._gathered.values())[:MOST]:
+            size += request.characters
+            if requests and size > MOST_CHARACTERS:
+                break
+            requests.append(self._gathered.pop(request.key))
+        bounds = [self.prices.bound(request, batch=True) for request in requests]
+        intent = self.store.plan_batch(requests, bounds)
         while True:
             try:
                 self.store.set_batch(intent, "sent", await self.provider.create_batch(requests))
@@ -136,29 +153,35 @@ class BatchDesk:
         collected = False
         for batch in self.store.batches("planned", "sent"):
             try:
-                name = batch["id"] or await self._find(batch)
-                if name is None:
-                    self._give_up(batch["intent"], "the batch never reached the provider")
-                elif name and await self.provider.batch_ended(name):
-                    collected |= self._take(batch, name, await self.provider.batch_results(name))
+                for name in [batch["id"]] if batch["id"] else await self._candidates(batch):
+                    if await self.provider.batch_ended(name):
+                        collected |= self._take(batch, name, await self.provider.batch_results(name))
             except CallFailed as error:
-                if error.fatal:
+                if error.detail.startswith("HTTP 404") and time.time() - batch["planned_at"] > KEPT:
+                    self._give_up(batch["intent"], "the provider has the batch no longer")
+                elif error.fatal:
                     raise UserError(f"batch {batch['id']} cannot be collected: {error.detail}") from None
         return collected
 
-    async def _find(self, batch: dict[str, Any]) -> str | None:
-        """The name of a batch whose creation brought no answer: None if it does not exist."""
-        intent = batch["intent"]
-        if intent not in self._looking:
-            known = {other["id"] for other in self.store.batches("sent", "ended")}
-            recent = await self.provider.batches_since(batch["planned_at"] - CLOCK_SKEW)
-            self._looking[intent] = [name for name, size in recent if size == batch["size"] and name not in known]
-        return self._looking[intent][0] if self._looking[intent] else None
+    async def _candidates(self, batch: dict[str, Any]) -> list[str]:
+        """Batches that may be this one, whose creation brought no answer.
+
+        A batch may appear at the provider after its maker gave up waiting, so it is looked for again and again; where nothing is
+        left that it could be, it is taken not to exist.
+        """
+        search = self._looking.setdefault(batch["intent"], _Search(time.monotonic()))
+        known = {other["id"] for other in self.store.batches("sent", "ended")} | search.others
+        recent = await self.provider.batches_since(batch["planned_at"] - CLOCK_SKEW)
+        names = [name for name, size in recent if size == batch["size"] and name not in known]
+        if not names and time.monotonic() - search.began >= self.grace:
+            self._give_up(batch["intent"], "the batch never reached the provider")
+        return names
 
     def _take(self, batch: dict[str, Any], name: str, results: dict[str, Reply | str]) -> bool:
         rows = self.store.batch_rows(batch["intent"])
         if rows and not set(rows) & set(results):  # somebody else's batch of the same size
-            self._looking.get(batch["intent"], [name]).pop(0)
+            if search := self._looking.get(batch["intent"]):
+                search.others.add(name)
             return False
         for key, row in rows.items():
             self._settle(key, row, results.get(key, "missing from the results"))

@@ -5,6 +5,7 @@ PromptedTeacher ──Request──> Desk (cache, budget, pace) ──> Provider
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -87,6 +88,11 @@ class CallFailed(Exception):
         self.unsure = False  # of a batch's creation: it may have happened
 
 
+def without(secret: str, text: str) -> str:
+    """The text without a secret: a provider may repeat the key in its error."""
+    return text.replace(secret, "[key]") if secret else text
+
+
 @dataclass(slots=True)
 class Attempts:
     """What happened on the wire during one call: filled by the provider, read by the ledger."""
@@ -95,6 +101,12 @@ class Attempts:
     refused: int = 0  # 429
     undelivered: int = 0  # cut connections and time-outs: the provider may have charged them
     statuses: list[int] = field(default_factory=list)
+    bearable: Callable[[], bool] | None = None  # whether the budget bears one more attempt after an undelivered one
+
+    def check_repeat(self) -> None:
+        """Raises CallFailed where another attempt could pass the limit on spending."""
+        if self.undelivered and self.bearable is not None and not self.bearable():
+            raise CallFailed(f"no answer to {self.sent} attempts, and the budget bears no further one")
 
 
 @dataclass(frozen=True, slots=True)

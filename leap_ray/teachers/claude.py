@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from leap_ray.errors import UserError
-from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, Turn, Usage
+from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, Turn, Usage, without
 from leap_ray.teachers.rate import Gate
 
 STOPS = {"end_turn": Stop.END, "stop_sequence": Stop.END, "max_tokens": Stop.LENGTH, "refusal": Stop.REFUSAL}
@@ -76,6 +76,7 @@ class ClaudeProvider:
         import anthropic
 
         self._gate = gate
+        self._key = key
         self._errors = anthropic
         self.client = anthropic.AsyncAnthropic(
             api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries, middleware=[self._watch]
@@ -86,10 +87,12 @@ class ClaudeProvider:
         token = _attempts.set(attempts)
         try:
             return reply_of(await self.client.messages.create(**message_params(request)))
+        except CallFailed:
+            raise
         except Exception as error:
             if not isinstance(error, self._errors.APIError):  # an answer came, and could not be read
                 attempts.undelivered += 1
-            raise failure(error) from None
+            raise failure(error, self._key) from None
         finally:
             _attempts.reset(token)
 
@@ -105,11 +108,11 @@ class ClaudeProvider:
             batch = await self.client.with_options(max_retries=0).messages.batches.create(requests=entries)
             return batch.id
         except self._errors.APIStatusError as error:
-            failed = failure(error)
+            failed = failure(error, self._key)
             failed.unsure = error.status_code >= 500 and error.status_code != 529
             raise failed from None
         except Exception as error:
-            failed = failure(error)
+            failed = failure(error, self._key)
             failed.unsure = True
             raise failed from None
 
@@ -118,16 +121,17 @@ class ClaudeProvider:
         try:
             return (await self.client.messages.batches.retrieve(name)).processing_status == "ended"
         except Exception as error:
-            raise failure(error) from None
+            raise failure(error, self._key) from None
 
     async def batch_results(self, name: str) -> dict[str, Reply | str]:
         """Replies by request key; for a request without one, why: "expired", "canceled", or the error's words."""
         results: dict[str, Reply | str] = {}
         try:
             async for line in await self.client.messages.batches.results(name):
-                results[line.custom_id] = _batch_reply(line.result)
+                result = _batch_reply(line.result)
+                results[line.custom_id] = without(self._key, result) if isinstance(result, str) else result
         except Exception as error:
-            raise failure(error) from None
+            raise failure(error, self._key) from None
         return results
 
     async def batches_since(self, moment: float) -> list[tuple[str, int]]:
@@ -141,7 +145,7 @@ class ClaudeProvider:
                 size = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
                 found.append((batch.id, size))
         except Exception as error:
-            raise failure(error) from None
+            raise failure(error, self._key) from None
         return found[::-1]
 
     async def close(self) -> None:
@@ -150,6 +154,9 @@ class ClaudeProvider:
     async def _watch(self, request: Any, call_next: Any) -> Any:
         """Runs once per HTTP attempt, inside the SDK's own retries."""
         attempts = _attempts.get() or Attempts()
+        if attempts.sent:
+            attempts.check_repeat()
+            await self._gate.calm()
         attempts.sent += 1
         sent_at = self._gate.now()
         try:
@@ -172,8 +179,8 @@ def _batch_reply(result: Any) -> Reply | str:
     return str(result.type)
 
 
-def failure(error: Exception) -> CallFailed:
-    """The SDK's error in one line without headers: they hold the key."""
+def failure(error: Exception, key: str) -> CallFailed:
+    """The SDK's error in one line without headers and without the key, which they hold."""
     import anthropic
 
     if isinstance(error, anthropic.APIStatusError):
@@ -181,5 +188,5 @@ def failure(error: Exception) -> CallFailed:
         inner = body.get("error") if isinstance(body.get("error"), dict) else {}
         words = (inner or {}).get("message") or "no message"
         fatal = error.status_code in (401, 402, 403, 404)
-        return CallFailed(f"HTTP {error.status_code}: {words}"[:500], fatal=fatal)
-    return CallFailed(f"{type(error).__name__}: {error}"[:500])
+        return CallFailed(without(key, f"HTTP {error.status_code}: {words}")[:500], fatal=fatal)
+    return CallFailed(without(key, f"{type(error).__name__}: {error}")[:500])

@@ -42,6 +42,13 @@ class Budget:
         self.reserved[self._next] = bound
         return self._next
 
+    def raise_to(self, ticket: int, bound: float) -> bool:
+        """Hold more for a call that is under way; False, and nothing changed, where the limit cannot bear it now."""
+        if self.spent + sum(self.reserved.values()) - self.reserved[ticket] + bound > self.limit:
+            return False
+        self.reserved[ticket] = bound
+        return True
+
     def settle(self, ticket: int, dollars: float) -> None:
         """The call is back and cost this much."""
         self.reserved.pop(ticket, None)
@@ -90,10 +97,12 @@ class Desk:
         self.store.close()
 
     async def _buy(self, request: Request) -> Answer:
-        ticket = await self.budget.reserve(self.prices.bound(request))
+        bound = self.prices.bound(request)
+        ticket = await self.budget.reserve(bound)
         if ticket is None:
             return Answer(request.key, stop=Stop.BUDGET, detail=f"the limit of {self.budget.limit:g} dollars")
         spent, attempts = 0.0, Attempts()
+        attempts.bearable = lambda: self.budget.raise_to(ticket, bound + attempts.undelivered * self._guess())
         pace = await self.gate.enter(request)
         row = self.store.sent(request, "live")
         usage: Usage | None = None

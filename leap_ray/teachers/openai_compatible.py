@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, Usage
+from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, Usage, without
 from leap_ray.teachers.rate import Gate
 
 STOPS = {"stop": Stop.END, "length": Stop.LENGTH, "content_filter": Stop.REFUSAL}
@@ -40,6 +40,7 @@ class OpenAIProvider:
         import openai
 
         self._gate = gate
+        self._key = key
         self._errors = openai
         self._attempts: dict[str, Attempts] = {}
         hooks: Any = {"request": [self._sent], "response": [self._answered]}
@@ -51,37 +52,41 @@ class OpenAIProvider:
     async def call(self, request: Request, attempts: Attempts) -> Reply:
         """One chat completion. Raises CallFailed once the SDK gave up."""
         self._attempts[request.key] = attempts
+        unreadable = False
         try:
             headers = {"x-leap-call": request.key}
             return _reply(await self.client.chat.completions.create(**chat_params(request), extra_headers=headers))
         except Exception as error:
+            unreadable = not isinstance(error, self._errors.APIStatusError | self._errors.APIConnectionError)
             raise self._failure(error) from None
         finally:
             del self._attempts[request.key]
-            attempts.undelivered = attempts.sent - len(attempts.statuses)
+            attempts.undelivered = attempts.sent - len(attempts.statuses) + unreadable
 
     async def close(self) -> None:
         await self.client.close()
 
     async def _sent(self, request: Any) -> None:
         if attempts := self._attempts.get(request.headers.get("x-leap-call", "")):
+            attempts.undelivered = attempts.sent - len(attempts.statuses)
+            attempts.check_repeat()
             attempts.sent += 1
 
     async def _answered(self, response: Any) -> None:
         if attempts := self._attempts.get(response.request.headers.get("x-leap-call", "")):
+            await response.aread()  # a body that is cut is no answer
             attempts.statuses.append(response.status_code)
             attempts.refused += response.status_code == 429
         self._gate.saw(response.status_code, response.headers)
 
     def _failure(self, error: Exception) -> CallFailed:
-        """The SDK's error in one line without headers."""
+        """The SDK's error in one line without headers and without the key."""
         if isinstance(error, self._errors.APIStatusError):
             body = error.body if isinstance(error.body, dict) else {}
             words = body.get("message") or "no message"
-            return CallFailed(
-                f"HTTP {error.status_code}: {words}"[:500], fatal=error.status_code in (401, 402, 403, 404)
-            )
-        return CallFailed(f"{type(error).__name__}: {error}"[:500])
+            fatal = error.status_code in (401, 402, 403, 404)
+            return CallFailed(without(self._key, f"HTTP {error.status_code}: {words}")[:500], fatal=fatal)
+        return CallFailed(without(self._key, f"{type(error).__name__}: {error}")[:500])
 
 
 def _reply(completion: Any) -> Reply:

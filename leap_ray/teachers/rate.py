@@ -121,6 +121,10 @@ class Gate:
             self._slow_down(now, _number(headers.get("retry-after")))
         self._changed.set()
 
+    async def calm(self) -> None:
+        """Wait out a refusal: of one call, all are told."""
+        await asyncio.sleep(max(0.0, self.paused_until - self._clock()))
+
     def now(self) -> float:
         """The gate's clock."""
         return self._clock()

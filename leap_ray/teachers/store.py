@@ -97,7 +97,7 @@ class Store:
     def totals(self) -> dict[str, Any]:
         """Sums over the run: calls by state, tokens, dollars, and the dollars that may have been charged besides."""
         sums = ", ".join(f"coalesce(sum({name}), 0) as {name}" for name in _SUMS)
-        total = dict(self.db.execute(f"select {sums} from calls").fetchone())
+        total = dict(self.db.execute(f"select {sums} from calls where state != 'sent'").fetchone())
         states = self.db.execute("select state, count(*) as n from calls group by state").fetchall()
         total["calls"] = {row["state"]: row["n"] for row in states}
         return total
@@ -111,16 +111,19 @@ class Store:
 
     # --- batches: `planned` (may or may not have reached the provider), `sent` (has an id), `ended`
 
-    def plan_batch(self, requests: Sequence[Request]) -> str:
-        """Record that these requests are about to leave together. Returns the name of the intent."""
+    def plan_batch(self, requests: Sequence[Request], bounds: Sequence[float]) -> str:
+        """Record that these requests are about to leave together. Returns the name of the intent.
+
+        Until it has an answer, a row's `uncertain` is the most that its request can cost: the `bounds`, in dollars.
+        """
         now = time.time()
         intent = digest([request.key for request in requests], now, length=16)
-        rows = [(r.key, r.model, r.purpose, r.episode, r.characters, now, intent) for r in requests]
+        rows = [(r.key, r.model, r.purpose, r.episode, r.characters, now, intent, b) for r, b in zip(requests, bounds)]
         with self.db:
             self.db.execute("insert into batches values (?, null, 'planned', ?, ?)", (intent, now, len(rows)))
             self.db.executemany(
-                "insert into calls (key, state, model, purpose, episode, mode, characters, sent_at, batch) "
-                "values (?, 'sent', ?, ?, ?, 'batch', ?, ?, ?)",
+                "insert into calls (key, state, model, purpose, episode, mode, characters, sent_at, batch, uncertain) "
+                "values (?, 'sent', ?, ?, ?, 'batch', ?, ?, ?, ?)",
                 rows,
             )
         return intent
@@ -141,10 +144,10 @@ class Store:
         rows = self.db.execute("select key, n from calls where batch = ? and state = 'sent'", (intent,)).fetchall()
         return {row["key"]: row["n"] for row in rows}
 
-    def waiting(self) -> set[str]:
-        """Keys that are in a batch which has not been collected."""
-        rows = self.db.execute("select key from calls where state = 'sent' and mode = 'batch'").fetchall()
-        return {row["key"] for row in rows}
+    def outstanding(self) -> dict[str, float]:
+        """Keys that are in a batch which has not been collected, with the most each can cost, in dollars."""
+        rows = self.db.execute("select key, uncertain from calls where state = 'sent' and mode = 'batch'").fetchall()
+        return {row["key"]: row["uncertain"] for row in rows}
 
     def batch_tries(self, key: str) -> int:
         """How many batches have come back without an answer to this request."""
