@@ -136,6 +136,7 @@ class Coordinator:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
             counts = {"kept": len(kept), **self._examples(stage, 0, [(e, None) for e in kept])}
             self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
+            await self._log_spending()
 
     async def correct(self, iteration: int, policy: Policy) -> None:
         """Rollouts of the last policy, and the teacher's word on those that failed."""
@@ -162,6 +163,7 @@ class Coordinator:
             )
             result = {**asdict(summarize(episodes)), **counts}
             self._finish(stage, "rollouts", domain, result, episodes, corrections)
+            await self._log_spending()
 
     async def train(self, iteration: int, before: Policy) -> Policy:
         """Fine-tune from the last weights on the examples of all iterations so far."""
@@ -323,6 +325,11 @@ class Coordinator:
         result = {**result, "score_scale": load_domain(domain.name).score_scale}
         self.run.finish(stage, result)
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
+
+    async def _log_spending(self) -> None:
+        """The ledger's sums so far, where the teacher is paid."""
+        if spent := await self.teacher.ledger.remote():
+            self.metrics.log("teacher", self._iteration, spent)
 
 
 def _episode_key(episode: Episode) -> str:

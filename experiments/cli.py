@@ -220,8 +220,12 @@ def _print_tables(folder: Path) -> None:
     from leap_ray.report import tables
 
     wide = out if out.is_terminal else Console(width=max(out.width, 140))  # a log has no width to keep to
-    for table in (tables.evaluation_table, tables.kinds_table, tables.gathering_table, tables.training_table):
-        wide.print(table(folder))
+    shown = (
+        tables.evaluation_table, tables.kinds_table, tables.gathering_table, tables.training_table, tables.spending_table,
+    )  # fmt: skip
+    for table in shown:
+        if made := table(folder):
+            wide.print(made)
 
 
 def data(args: Data) -> None:

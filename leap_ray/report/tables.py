@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from leap_ray.errors import UserError
 from leap_ray.journal import read_json
+from leap_ray.teachers.store import read_ledger
 
 
 def results(run: Path, stage: str) -> list[tuple[str, str, dict[str, Any]]]:
@@ -93,6 +95,25 @@ def gathering_table(run: Path) -> Table:
                 str(r.get("corrected_episodes", "")), str(r["examples"]),
                 _gap(gaps.get((iteration, domain))), ", ".join(words),
             )  # fmt: skip
+    return table
+
+
+def spending_table(run: Path) -> Table | None:
+    """What a paid teacher was asked for and what it cost, by purpose, out of the run's ledger; None if there is none."""
+    rows = read_ledger(run / "teacher")
+    if not rows:
+        return None
+    table = Table(title="teacher's calls", caption="the ledger: teacher/ledger.jsonl")
+    for title in ("purpose", "calls", "answered", "input", "from cache", "output", "dollars"):
+        table.add_column(title, justify="left" if title == "purpose" else "right")
+    for purpose in sorted({row["purpose"] for row in rows}):
+        asked = [row for row in rows if row["purpose"] == purpose]
+        prompt, read, written = (sum(row[name] for row in asked) for name in ("input", "cache_read", "output"))
+        prompt += read + sum(row["cache_write"] for row in asked)
+        table.add_row(
+            purpose, str(len(asked)), str(sum(row["state"] == "done" for row in asked)),
+            f"{prompt:,}", f"{read:,}", f"{written:,}", f"{math.fsum(row['dollars'] for row in asked):.2f}",
+        )  # fmt: skip
     return table
 
 
