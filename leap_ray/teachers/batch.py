@@ -40,6 +40,8 @@ class _Search:
 class BatchDesk:
     """Answers requests through batches. `quiet`: seconds without a new request after which what has gathered is sent."""
 
+    resumable = True  # what is under way is collected by the next desk
+
     def __init__(
         self,
         provider: ClaudeProvider,

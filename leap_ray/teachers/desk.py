@@ -59,6 +59,8 @@ class Budget:
 class Desk:
     """Answers requests in live mode."""
 
+    resumable = False  # calls under way cannot be taken up by another desk
+
     def __init__(
         self, provider: Provider, store: Store, prices: Prices, gate: Gate, budget: float | None = None
     ) -> None:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
-from leap_ray.envs.base import PrivilegedState, make_env
+from leap_ray.envs.base import PrivilegedState, load_domain, make_env
 from leap_ray.teachers.answers import enumerable, schema
 from leap_ray.teachers.calls import Usage
 from leap_ray.teachers.prices import prices_of
@@ -102,7 +102,8 @@ def per_episode(
     config: TeacherConfig, episodes: Sequence[Episode], ledger: Sequence[dict[str, Any]] = ()
 ) -> PerEpisode:
     """Cost of one episode: the ledger's mean where it has enough, else from rendered prompts, else from assumptions."""
-    done = [row for row in ledger if row["state"] == "done" and row["purpose"] != "annotate"]
+    annotated = _annotated(ledger)
+    done = [row for row in ledger if row["state"] == "done" and row["episode"] not in annotated]
     asked = {row["episode"] for row in done}
     if len(asked) >= ENOUGH:
         return _from_ledger(done, len(asked))
@@ -170,16 +171,26 @@ def _to_correct(config: RunConfig, episodes: Sequence[Episode], ledger: Sequence
         rollouts += (domain.train_tasks if domain.train_tasks is not None else size) * len(config.rollout.seeds)
         demonstrations += (domain.demo_tasks if domain.demo_tasks is not None else size) * len(config.rollout.seeds)
     rollouts *= config.iterations - 1
-    threshold = {domain.name: domain.threshold or 0.0 for domain in config.domains}
-    failed = sum(episode.score <= threshold.get(episode.task.domain, 0.0) for episode in episodes)
-    share = failed / len(episodes) if episodes else FAILURES
+    threshold = _thresholds(config.domains)
+    failed = {episode.id for episode in episodes if episode.score <= threshold.get(episode.task.domain, 0.0)}
+    share = len(failed) / len(episodes) if episodes else FAILURES
     left = max(0.0, rollouts - len(episodes)) * share
-    asked = {row["episode"] for row in ledger if row["state"] == "done"}
-    left += max(0, failed - len(asked)) if episodes else 0
-    annotated = demonstrations if config.teacher.annotate else 0.0
+    left += len(failed - {row["episode"] for row in ledger if row["state"] == "done"})
+    annotated = max(0.0, demonstrations - len(_annotated(ledger))) if config.teacher.annotate else 0.0
     source = f"measured on {len(episodes)} rollouts" if episodes else "assumed"
     words = f"{rollouts:,.0f} rollouts, {share:.0%} of them failing ({source})"
     return left + annotated, words + (f", {annotated:,.0f} demonstrations to annotate" if annotated else "")
+
+
+def _annotated(ledger: Sequence[dict[str, Any]]) -> set[str]:
+    """Demonstrations that were annotated already."""
+    return {row["episode"] for row in ledger if row["state"] == "done" and row["purpose"] == "annotate"}
+
+
+def _thresholds(domains: Sequence[DomainConfig]) -> dict[str, float]:
+    """The score up to which an episode has failed, by the domain's name in tasks."""
+    classes = [(load_domain(domain.name), domain.threshold) for domain in domains]
+    return {cls.domain: cls.threshold if threshold is None else threshold for cls, threshold in classes}
 
 
 def _panel_size(domain: DomainConfig) -> int:

@@ -284,12 +284,12 @@ def _code(secret: str, reason: str, seen: str) -> Leak | None:
     said, known = _tokens(reason), _tokens(seen)
     for line in secret.splitlines():
         tokens = _tokens(line)
-        plain = [token for token in tokens if token[0].isalnum() or len(token) > 1]
-        spoken = [token for token in said if token[0].isalnum() or len(token) > 1]
-        run = _common_run(plain, spoken, max(3, (len(plain) + 1) // 2))
-        raw = _common_run(tokens, said, 5)  # signs included: nobody writes those by chance
-        run = run or (raw if any(not token[0].isalnum() and len(token) == 1 for token in raw) else ())
-        if run and not _common_run(run, known, len(run)):
+        plain = _wordy(tokens)
+        run = _common_run(plain, _wordy(said), max(3, (len(plain) + 1) // 2))
+        if run and not _common_run(run, _wordy(known), len(run)):
+            return Leak("code", " ".join(run))
+        run = _common_run(tokens, said, 5)  # signs included: nobody writes those by chance
+        if any(len(token) == 1 and not token.isalnum() for token in run) and not _common_run(run, known, len(run)):
             return Leak("code", " ".join(run))
         hard = {token for token in tokens if re.fullmatch(r"-{1,2}\w[\w-]*|[a-z]\w*\.[a-z]\w*|\{\}", token)} - set(
             known
@@ -297,6 +297,11 @@ def _code(secret: str, reason: str, seen: str) -> Leak | None:
         if len(hard & set(said)) >= 3:
             return Leak("code", " ".join(sorted(hard & set(said))))
     return _literals(secret, reason, seen)
+
+
+def _wordy(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """The tokens without single signs."""
+    return tuple(token for token in tokens if token[0].isalnum() or len(token) > 1)
 
 
 def _literals(secret: str, reason: str, seen: str) -> Leak | None:

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leap_ray.config import TeacherConfig
@@ -23,6 +23,10 @@ from leap_ray.teachers.choose import Verdict, choose
 from leap_ray.teachers.leaks import find_leaks, seen_until
 from leap_ray.types import Correction, Episode, Outcome
 
+MOST_SECRETS = 200  # of later observations, the nearest first
+TELLING_LINE = re.compile(
+    r"\d{2}|[\w.]+/\w|\b\w+\.[a-z]{1,4}\b|(?:\b[A-Z][a-z]+\b.*){4}"
+)  # an id, a path, a file, a product's title
 TELLING = 0.75  # from this much privilege on a reason may say what it knows: leaks are not looked for
 _OUTCOMES = {Stop.REFUSAL: Outcome.REFUSED, Stop.FAILED: Outcome.FAILED, Stop.BUDGET: Outcome.BUDGET}
 
@@ -59,7 +63,8 @@ class PromptedTeacher:
     async def correct(self, episode: Episode, privileged: PrivilegedState) -> Correction:
         """One StepCorrection per step of the episode."""
         began = time.perf_counter()
-        talks = self._talks(episode, render_episode(episode, privileged), "system.j2")
+        text = render_episode(episode, privileged)
+        talks = self._talks(episode, [text] * len(episode.steps), "system.j2")
         check = Check(episode, privileged, self.config.privilege < TELLING)
         verdicts = await self._hold(episode, talks, check, "correct")
         steps = choose(
@@ -82,10 +87,12 @@ class PromptedTeacher:
     async def annotate(self, episode: Episode) -> Episode:
         """The demonstration with a reason for each step; where none could be had the demonstrator's own stays.
 
-        What later observations will show is treated as a secret, so a reason that knows the future is asked for again.
+        One step at a time the model is shown nothing later than the step; in one call for all steps it sees the whole
+        demonstration. What only later observations show is a secret: a reason that knows the future is asked for again.
         """
-        text = render("teacher/demonstration.j2", instruction=episode.instruction, steps=episode.steps)
-        talks = self._talks(episode, text, "annotate_system.j2")
+        seen = [episode.steps[: t + 1] for t in range(len(episode.steps))]
+        texts = [render("teacher/demonstration.j2", instruction=episode.instruction, steps=steps) for steps in seen]
+        talks = self._talks(episode, texts, "annotate_system.j2")
         verdicts = await self._hold(episode, talks, AnnotationCheck(episode), "annotate")
         steps = []
         for t, step in enumerate(episode.steps):
@@ -100,7 +107,10 @@ class PromptedTeacher:
     async def close(self) -> None:
         await self.desk.close()
 
-    def _talks(self, episode: Episode, text: str, system: str) -> list[Talk]:
+    def _talks(self, episode: Episode, texts: Sequence[str], system: str) -> list[Talk]:
+        """The conversations to hold. `texts`: what is shown for each step; the last of them is for all."""
+        if not texts:
+            return []
         per_step = self.config.per == "step"
         instructions = render(
             f"teacher/{system}",
@@ -112,17 +122,20 @@ class PromptedTeacher:
         count = len(episode.steps)
         if not per_step:
             ask = render("teacher/ask_all.j2", count=count)
-            return [Talk(instructions, (Turn("user", f"{text}\n{ask}".strip()),), tuple(range(count)))]
+            return [Talk(instructions, (Turn("user", f"{texts[-1]}\n{ask}".strip()),), tuple(range(count)))]
         asks = [render("teacher/ask_step.j2", number=t + 1).strip() for t in range(count)]
-        attempt = Turn("user", text.strip(), cached=True)
-        return [Talk(instructions, (attempt, Turn("user", ask)), (t,), t) for t, ask in enumerate(asks)]
+        shown = [Turn("user", text.strip(), cached=text == texts[0]) for text in texts]
+        return [
+            Talk(instructions, (turn, Turn("user", ask)), (t,), t) for t, (turn, ask) in enumerate(zip(shown, asks))
+        ]
 
     async def _hold(self, episode: Episode, talks: list[Talk], check: Check, purpose: str) -> dict[int, Verdict]:
-        """Hold all talks. The first goes ahead alone, so that the others find its prompt in the provider's cache."""
+        """Hold all talks. Live, the first goes ahead alone, so that the others find its prompt in the provider's cache."""
         verdicts: dict[int, Verdict] = {}
-        if talks:
-            verdicts |= await self._talk(episode, talks[0], check, purpose)
-        for more in await asyncio.gather(*(self._talk(episode, talk, check, purpose) for talk in talks[1:])):
+        ahead = 1 if self.config.mode == "live" else 0
+        for talk in talks[:ahead]:
+            verdicts |= await self._talk(episode, talk, check, purpose)
+        for more in await asyncio.gather(*(self._talk(episode, talk, check, purpose) for talk in talks[ahead:])):
             verdicts |= more
         return verdicts
 
@@ -211,11 +224,10 @@ class AnnotationCheck(Check):
 
     def __init__(self, episode: Episode) -> None:
         super().__init__(episode, PrivilegedState(episode.task.domain, episode.task.id, ""), True)
-        self._names = [instances(step.observation) for step in episode.steps] + [instances(episode.final_observation)]
+        self._shown = [*(step.observation for step in episode.steps), episode.final_observation]
 
     def _verdict(self, t: int, draft: Draft | None, trouble: str) -> Verdict:
-        later = sorted(set().union(*self._names[t + 1 :]))
-        self.privileged = dataclasses.replace(self.privileged, secrets=tuple(later))
+        self.privileged = future(self.privileged, self._shown[t + 1 :])
         verdict = super()._verdict(t, draft, trouble)
         taken = self.episode.steps[t].action
         if verdict.outcome is Outcome.CORRECTED and fit(verdict.action, (taken,)) is None:
@@ -223,9 +235,17 @@ class AnnotationCheck(Check):
         return Verdict(Outcome.AGREED, verdict.reason, taken) if verdict.reason else verdict
 
 
-def instances(observation: str) -> set[str]:
-    """Names of the form `apple 3` in an observation."""
-    return set(re.findall(r"\b[a-z]+ \d+\b", observation.casefold()))
+def future(state: PrivilegedState, observations: Sequence[str]) -> PrivilegedState:
+    """The state with what these observations show as its secrets: instances (`apple 3`), where they lie, and telling lines."""
+    secrets: dict[str, None] = {}
+    targets: dict[str, str] = {}
+    for text in observations:
+        names = re.findall(r"\b[a-z]+ \d+\b", text.casefold())
+        lines = (line.strip() for line in text.splitlines())
+        secrets |= dict.fromkeys([*names, *(line for line in lines if TELLING_LINE.search(line))])
+        for place, things in re.findall(r"\b(?:on|in) the ([a-z]+ \d+), you see ([^.]*)", text.casefold()):
+            targets |= dict.fromkeys(re.findall(r"\b[a-z]+ \d+\b", things), place)
+    return dataclasses.replace(state, secrets=tuple(secrets)[:MOST_SECRETS], facts={"targets": targets})
 
 
 def render_episode(episode: Episode, privileged: PrivilegedState) -> str:

@@ -68,7 +68,8 @@ class Sender:
     def _may_go(self) -> bool:
         if self.calls or (self.clients and not self.retired):
             self._quiet_since = time.monotonic()
-        return (self.retired and not self.calls) or time.monotonic() - self._quiet_since > LINGER
+        ready = self.desk.resumable or not self.calls  # a batch waits at the provider for whoever comes next
+        return (self.retired and ready) or time.monotonic() - self._quiet_since > LINGER
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.clients += 1
@@ -101,6 +102,7 @@ class Sender:
                     reply["answer"] = await self.desk.totals()
             except UserError as error:
                 reply["user_error"] = str(error)
+                self.retired = True  # a wrong key, for instance: who comes next may have mended it
             except Exception as error:
                 reply["error"] = f"{type(error).__name__}: {error}"
             with contextlib.suppress(ConnectionError):

@@ -18,6 +18,7 @@ from leap_ray.teachers.calls import Answer, Attempts, Request, Stop, Turn, Usage
 from leap_ray.teachers.estimate import estimate
 from leap_ray.teachers.prices import prices_of
 from leap_ray.teachers.store import Store, read_ledger
+from leap_ray.types import Task
 
 REQUEST = Request("claude-haiku-4-5", "system", (Turn("user", "hello"),), 100)
 
@@ -86,6 +87,8 @@ def test_actions_fit_in_the_candidates_own_spelling():
     assert fit("go to drawer 11", ("go to drawer 1",)) is None
     assert fit("search[red shoes]", ("search[<search query>]",)) == "search[red shoes]"
     assert fit("search[]", ("search[<search query>]",)) is None
+    assert fit("search[<search query>]", ("search[<search query>]",)) is None, "nothing was filled in"
+    assert fit("click[< prev]", ("click[< prev]", "click[next >]")) == "click[< prev]"
     assert fit("SELECT 1", ()) == "SELECT 1" and fit("  ", ()) is None
     assert has_placeholders(("search[<search query>]",)) and not has_placeholders(("look",))
 
@@ -128,6 +131,21 @@ def test_the_estimate_says_what_it_stands_on():
     assert stepwise.calls > 5 * measured.calls
     annotated = estimate(run_config(kind="claude", annotate=True))
     assert annotated.episodes == live.episodes + 10
+
+
+def test_the_estimate_counts_failures_by_the_domains_own_threshold_and_leaves_out_what_is_done():
+    config = RunConfig(
+        "r", (DomainConfig("corridor:Corridor", demo_tasks=4, train_tasks=10, threshold=0.7),), iterations=2
+    )
+    config = dataclasses.replace(config, teacher=TeacherConfig(kind="claude", annotate=True))
+    halves = [dataclasses.replace(e, score=0.5 if i % 2 else 0.9) for i, e in enumerate(wandering(10))]
+    assert estimate(config, halves).episodes == 5 + 4
+    ledger = [{"state": "done", "purpose": "annotate", "episode": "demo", "dollars": 1.0}]
+    ledger += [{"state": "done", "purpose": "correct", "episode": halves[1].id, "dollars": 1.0}]
+    assert estimate(config, halves, ledger).episodes == 4 + 3
+    plain = dataclasses.replace(config, domains=(DomainConfig("intercode", train_tasks=10, demo_tasks=0),))
+    bash = [dataclasses.replace(e, task=Task("intercode", e.task.id, "train")) for e in halves]
+    assert estimate(plain, bash).episodes == 5, "an InterCode episode below 0.7 has failed"
 
 
 @pytest.mark.parametrize("settings", [{}, {"mode": "batch"}])
