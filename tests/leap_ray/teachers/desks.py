@@ -38,7 +38,15 @@ def privileged(episode: Episode) -> PrivilegedState:
 
 
 @asynccontextmanager
-async def claude(folder: Path, server: AnthropicServer, *, timeout: float = 20.0, quiet: float = 0.05, **settings: Any):  # noqa: ASYNC109
+async def claude(
+    folder: Path,
+    server: AnthropicServer,
+    *,
+    timeout: float = 20.0,  # noqa: ASYNC109
+    quiet: float = 0.05,
+    grace: float = 60.0,
+    **settings: Any,
+):
     """A Claude teacher with its desk in this process."""
     config = TeacherConfig(kind="claude", **settings)
     gate = Gate(config.concurrency)
@@ -46,7 +54,8 @@ async def claude(folder: Path, server: AnthropicServer, *, timeout: float = 20.0
     shared = Path(config.cache_dir) if config.cache_dir else None
     store, prices = Store(folder, shared), prices_of(config.model, config.prices)
     if config.mode == "batch":
-        desk: Any = BatchDesk(provider, store, prices, budget=config.budget_dollars, quiet=quiet, poll=(0.05, 0.2))
+        limits: Any = {"budget": config.budget_dollars, "quiet": quiet, "poll": (0.05, 0.2), "grace": grace}
+        desk: Any = BatchDesk(provider, store, prices, **limits)
     else:
         desk = Desk(provider, store, prices, gate, config.budget_dollars)
     teacher = PromptedTeacher(desk, config, {"corridor": "A corridor with a coin."})

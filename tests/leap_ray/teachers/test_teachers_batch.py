@@ -1,12 +1,15 @@
 """Batch mode: half price, and a batch that is collected whatever happened to the one who sent it."""
 
 import asyncio
+import time
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
+from aiohttp import web
 from desks import KEY, claude, privileged, wandering
 
-from experiments.benchmarks.anthropic_server import AnthropicServer, Faults
+from experiments.benchmarks.anthropic_server import AnthropicServer, Batch, Faults
 from leap_ray.errors import UserError
 from leap_ray.teachers.store import read_ledger
 from leap_ray.types import Outcome
@@ -59,6 +62,74 @@ async def test_a_batch_whose_making_was_cut_off_is_found_again(tmp_path):
         assert len(server.batches) == 1, "the creation must not be repeated"
         assert server.books.stats()["paid_twice"] == 0
     assert outcomes(corrections)[Outcome.FAILED] == 0
+
+
+class Unanswered(AnthropicServer):
+    """The first creation brings no answer; its batch exists `late` seconds later, or (None) never."""
+
+    late: float | None = None
+    creations = 0
+
+    async def _create_batch(self, request):
+        self.creations += 1
+        if self.creations > 1:
+            return await super()._create_batch(request)
+        body = await request.json()
+        request.transport.close()
+        if self.late is not None:
+
+            def appear():
+                now = datetime.now(UTC)
+                self.batches["msgbatch_late"] = Batch("msgbatch_late", body["requests"], now, time.monotonic() + 0.1)
+
+            asyncio.get_running_loop().call_later(self.late, appear)
+        return web.Response(status=500)
+
+
+@pytest.mark.parametrize("late, made", [(0.8, 0), (None, 1)])
+async def test_a_batch_that_appears_late_is_collected_and_one_that_never_does_is_made_again(tmp_path, late, made):
+    async with Unanswered(key=KEY, batch_seconds=0.1) as server:
+        server.late = late
+        async with claude(tmp_path, server, mode="batch", grace=2.0) as teacher:
+            corrections = await correct_all(teacher, wandering(5))
+        assert server.creations == 1 + made and server.books.stats()["paid_twice"] == 0
+        assert sum(row["dollars"] for row in read_ledger(tmp_path)) == pytest.approx(server.books.stats()["dollars"])
+    assert outcomes(corrections)[Outcome.FAILED] == 0
+
+
+async def test_what_a_batch_may_still_cost_counts_after_a_restart_whatever_is_asked_first(tmp_path):
+    episodes, limit = wandering(16), 1.0
+    async with AnthropicServer(key=KEY, batch_seconds=2.0) as server:
+        async with claude(tmp_path, server, mode="batch", budget_dollars=limit) as teacher:
+            work = asyncio.create_task(correct_all(teacher, episodes[:5]))
+            while not server.batches:  # noqa: ASYNC110  polls a process
+                await asyncio.sleep(0.02)
+            bound = sum(teacher.desk.budget.reserved.values())
+            work.cancel()
+        async with claude(tmp_path, server, mode="batch", budget_dollars=limit) as teacher:
+            assert sum(teacher.desk.budget.reserved.values()) == pytest.approx(bound) and 0.5 < bound < limit
+            others = asyncio.create_task(correct_all(teacher, episodes[5:]))  # nobody asks for the first five again
+            await asyncio.sleep(0.5)
+            assert sum(len(batch.requests) for batch in server.batches.values()) * bound / 5 <= limit
+            await others
+            assert teacher.desk.budget.spent == pytest.approx(server.books.stats()["dollars"])
+        assert server.books.stats()["paid_twice"] == 0 and server.books.stats()["dollars"] <= limit
+
+
+async def test_a_large_gathering_is_sent_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("leap_ray.teachers.batch.MOST_CHARACTERS", 40_000)
+    async with AnthropicServer(key=KEY, batch_seconds=0.1) as server:
+        async with claude(tmp_path, server, mode="batch") as teacher:
+            corrections = await correct_all(teacher, wandering(20))
+        assert len(server.batches) > 2 and server.books.stats()["calls"] == 20
+    assert outcomes(corrections)[Outcome.FAILED] == 0
+
+
+async def test_per_step_requests_go_into_one_batch(tmp_path):
+    async with AnthropicServer(key=KEY, batch_seconds=0.1) as server:
+        async with claude(tmp_path, server, mode="batch", per="step", quiet=0.3) as teacher:
+            await correct_all(teacher, wandering(2))
+        assert len(server.batches) == 1
 
 
 async def test_somebody_elses_batch_is_not_taken_for_ours(tmp_path):

@@ -10,13 +10,16 @@ import pytest
 from corridor import play
 from desks import KEY, claude, privileged, wandering
 
+from experiments.benchmarks.anthropic_answers import plausible
 from experiments.benchmarks.anthropic_books import CONTENT, TRANSPORT
 from experiments.benchmarks.anthropic_server import AnthropicServer, Faults
 from leap_ray.config import DomainConfig, TeacherConfig
 from leap_ray.errors import UserError
+from leap_ray.teachers.answers import Draft, Reading
 from leap_ray.teachers.build import build_teacher, check_teacher
+from leap_ray.teachers.prompted import AnnotationCheck
 from leap_ray.teachers.store import read_ledger
-from leap_ray.types import Outcome
+from leap_ray.types import Episode, Finish, Outcome, Step, Task
 
 
 async def correct_all(teacher, episodes):
@@ -182,6 +185,68 @@ async def test_undelivered_answers_that_were_charged_stay_within_the_ledgers_unc
     charged = server.books.stats()["dollars"]
     assert totals["dollars"] < charged
     assert charged - totals["dollars"] == pytest.approx(totals["uncertain"], rel=0.35)
+
+
+async def test_attempts_that_were_charged_without_an_answer_cannot_pass_the_limit(tmp_path):
+    class Cut(Faults):
+        def of(self, key, attempt):
+            return "cut" if attempt < 5 else None
+
+    limit = 0.12
+    async with AnthropicServer(key=KEY, faults=Cut(), bill_undelivered=True, latency=(0.01, 0.02)) as server:
+        async with claude(tmp_path, server, budget_dollars=limit, max_tokens=700) as teacher:
+            corrections = await correct_all(teacher, wandering(30))
+        bills = [bill["dollars"] for bill in server.books.billed]
+    assert outcomes(corrections)[Outcome.BUDGET] > 0
+    assert sum(bills) <= limit + max(bills), f"{sum(bills):.3f} dollars in {len(bills)} bills"
+
+
+async def test_a_key_that_the_provider_repeats_in_its_error_goes_nowhere(tmp_path):
+    class Telling(AnthropicServer):
+        def _error(self, status, kind, message):
+            return super()._error(status, kind, f"{message} (your key: {KEY})")
+
+    async with Telling(key=KEY, faults=Faults(1.0, ("500",))) as server, claude(tmp_path, server) as teacher:
+        teacher.desk.provider.client.max_retries = 0
+        (correction,) = await correct_all(teacher, wandering(1))
+    (detail,) = {step.detail for step in correction.steps}
+    assert "[key]" in detail and KEY not in detail
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+async def test_an_annotator_asked_step_by_step_sees_nothing_later(tmp_path):
+    asked = []
+
+    def note(body):
+        asked.append(json.dumps(body["messages"]))
+        return plausible(body)
+
+    demonstration = play(["go to desk 1", "go to drawer 2", "take coin 1"], reason="old")
+    async with AnthropicServer(key=KEY, answer=note) as server, claude(tmp_path, server, per="step") as teacher:
+        annotated = await teacher.annotate(demonstration)
+    assert all(step.reason != "old" for step in annotated.steps) and len(asked) == 3
+    for t, text in enumerate(sorted(asked, key=len)):
+        assert f'number=\\"{t + 1}\\"' in text and f'number=\\"{t + 2}\\"' not in text
+        assert ("coin 1" in text.split("attempt", 1)[1]) == (t == 2), "the coin is first seen at step 3"
+
+
+def test_what_a_later_observation_shows_is_no_reason_in_any_domain():
+    pages = [
+        "Search",
+        "Page 1 (Total results: 50)\nB07AAA1111\nAcme Soft Knitted Wool Blanket\n$35.99",
+        "Acme Soft Knitted Wool Blanket\nPrice: $35.99\nBuy Now",
+    ]
+    steps = tuple(Step(page, (), "old", "click[x]", True, 0.0) for page in pages)
+    task = Task("webshop", "1", "train")
+    episode = Episode(task, 0, "expert:d", "buy a blanket", steps, "done", 1.0, True, Finish.SUCCESS)
+    check = AnnotationCheck(episode)
+
+    def verdict(t, reason):
+        return check(Reading(drafts={t: Draft(reason, "click[x]")}), (t,)).verdicts.get(t)
+
+    for reason in ("I look for the Acme blanket.", "B07AAA1111 is the one.", "It costs $35.99."):
+        assert verdict(0, reason) is None and verdict(1, reason) is not None
+    assert verdict(0, "I search for a blanket first.") is not None
 
 
 async def test_annotation_changes_reasons_and_never_actions(tmp_path):

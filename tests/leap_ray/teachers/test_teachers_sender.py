@@ -1,6 +1,7 @@
 """Nothing that was paid for is lost or paid again, whichever process is killed with -9."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -123,3 +124,45 @@ async def test_other_settings_get_another_sender_and_a_wrong_key_is_one_sentence
         client = SenderClient(TeacherConfig(kind="claude", base_url=server.url, budget_dollars=4.0), tmp_path)
         with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
             await client.ask(request)
+
+
+async def test_a_mended_key_works_at_once(tmp_path, monkeypatch):
+    """A sender that was refused makes room for one with the key of whoever comes next."""
+    async with AnthropicServer(key=KEY) as server:
+        config = TeacherConfig(kind="claude", model="claude-haiku-4-5", base_url=server.url)
+        request = Request("claude-haiku-4-5", "s", (Turn("user", "<task>\nx\n</task>"),), 100)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "wrong")
+        client = SenderClient(config, tmp_path)
+        with pytest.raises(UserError, match="HTTP 401"):
+            await client.ask(request)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+        again = SenderClient(config, tmp_path)
+        assert (await again.ask(request)).text
+        await client.close()
+        await again.close()
+
+
+async def test_a_batch_sender_makes_room_while_its_batch_is_processed(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    request = Request("claude-haiku-4-5", "s", (Turn("user", "<task>\nx\n</task>"),), 100)
+    async with AnthropicServer(key=KEY, batch_seconds=600.0) as server:
+        base = TeacherConfig(
+            kind="claude",
+            model="claude-haiku-4-5",
+            base_url=server.url,
+            mode="batch",
+            batch_quiet=0.1,
+            budget_dollars=1.0,
+        )
+        first = SenderClient(base, tmp_path)
+        asked = asyncio.create_task(first.ask(request))
+        await until(lambda: server.batches)
+        asked.cancel()
+        await first.close()
+        raised = SenderClient(dataclasses.replace(base, budget_dollars=2.0), tmp_path)
+        totals = await raised.totals()
+        assert totals["batches"] == 1 and not server.books.billed, "it must not wait for the batch's end"
+        (batch,) = server.batches.values()
+        batch.ends_at = 0.0
+        assert (await raised.ask(request)).text and len(server.batches) == 1
+        await raised.close()
