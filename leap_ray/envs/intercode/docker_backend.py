@@ -8,24 +8,27 @@ protocol; figures in the README come from bubblewrap.
 from __future__ import annotations
 
 import io
+import os
 import platform
+import tarfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from leap_ray.envs.intercode.rootfs import PACKAGES
-from leap_ray.envs.intercode.sandbox import ENVIRONMENT, Limits, Run, SandboxError, owner
+from leap_ray.envs.intercode.sandbox import ENVIRONMENT, Limits, Run, SandboxError, started
 from leap_ray.envs.intercode.trees import Tree, built, pack, put_under_git
 from leap_ray.errors import UserError
 
 NOTE = "Docker containers"
 IMAGE = "leap-ray-intercode:1"
-LABEL = "leap-ray-sandbox"  # its value: host name and owner
+LABEL = "leap-ray-sandbox"  # its value: host name, and the owner's process id and start time
 WAITING = (
     "/bin/sh",
     "-c",
     "while :; do sleep 1000; done",
 )  # process 1: no kill from inside ends it, and it buries the dead
+GIVEN = ".leap-ray-given"  # file in `/` that holds a command's standard input, until the command has opened it
 KILLED = 137  # exit status of a command that `timeout -s KILL` ended
 DOCKERFILE = f"""FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends {" ".join(PACKAGES)} && rm -rf /var/lib/apt/lists/*
@@ -34,7 +37,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends {" ".join(PACKA
 
 def label() -> str:
     """This process as the owner of a container; containers of other hosts may share an engine."""
-    return f"{platform.node()}/{owner()}"
+    return f"{platform.node()}/{os.getpid()}:{started(os.getpid())}"
 
 
 def client() -> Any:
@@ -105,7 +108,8 @@ class DockerSandbox:
     ) -> Run:
         """Run `argv` in `cwd`; every process it started is gone when this returns. `trusted` changes nothing here."""
         if stdin:
-            raise ValueError("a command in a container has no standard input here")
+            self._container.put_archive("/", _as_file(GIVEN, stdin))
+            argv = ["/bin/sh", "-c", f'exec < /{GIVEN}; rm /{GIVEN}; exec "$@"', "sh", *argv]
         seconds = self.limits.seconds if seconds is None else seconds
         cap = self.limits.output if cap is None else cap
         began = time.monotonic()
@@ -125,6 +129,16 @@ class DockerSandbox:
     def close(self) -> None:
         """Remove the container and everything in it."""
         self._container.remove(force=True, v=True)
+
+
+def _as_file(name: str, data: bytes) -> bytes:
+    """A tar archive of one file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
 
 
 def _image(engine: Any) -> Any:

@@ -91,7 +91,7 @@ class GoldExpert:
         return self._advice(action, f"{trouble(self.game.answer) if done else ''}{reason}")
 
     def _submission(self) -> str:
-        return f"{SUBMIT} {function_name(self.item.gold)}" if isinstance(self.game, PythonGame) else SUBMIT
+        return f"{SUBMIT} {function_name(self.item)}" if isinstance(self.game, PythonGame) else SUBMIT
 
     def _advice(self, action: str, reason: str) -> Advice:
         if self.reveals:
@@ -166,7 +166,7 @@ def looking(action: str) -> str:
     if action == "SHOW TABLES":
         return "I do not know this database yet: its tables come first."
     if action.startswith("DESC "):
-        return f"Before I write the query I need the columns of {action.removeprefix('DESC ')}."
+        return "Before I write the query I need to know the columns of the tables at hand."
     return ""
 
 

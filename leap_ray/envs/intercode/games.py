@@ -226,7 +226,7 @@ class PythonGame:
 
     def standing(self) -> float:
         assert self._item is not None
-        return self._score(python_tasks.function_name(self._item.gold))
+        return self._score(python_tasks.function_name(self._item))
 
     def _score(self, name: str) -> float:
         assert self._session is not None and self._item is not None

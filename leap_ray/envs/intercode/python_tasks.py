@@ -12,9 +12,9 @@ from leap_ray.envs.intercode.data import Item
 from leap_ray.envs.intercode.sandbox import Sandbox
 
 RUNNER = Path(__file__).with_name("interpreter.py").read_text()
-FUNCTION = re.compile(r"def (\w+)\(")
+FUNCTION = re.compile(r"^[ \t]*def\s+(\w+)\s*\(", re.MULTILINE)
 SUBMITTED = re.compile(r"submit\s+(\w+)\s*$")
-LONGEST = 100_000  # characters of a session: it travels as one argument of a program
+LONGEST = 1_000_000  # characters of a session
 TOO_LONG = {"error": "Error: the session has become too long"}
 TIMED_OUT = {"error": "Error: timed out"}
 BROKEN = {"error": "Error: the interpreter ended"}
@@ -36,20 +36,31 @@ class PythonSession:
 
     def test(self, name: str, item: Item) -> list[dict[str, str]]:
         """The results of the task's tests with the function `name` in the place of the task's own."""
-        wanted = function_name(item.gold)
+        wanted = function_name(item)
         aliased = [*self.history, item.setup, *([f"{wanted} = {name}"] if wanted else [])]
-        return run(self.sandbox, aliased, "", item.tests)
+        return run(self.sandbox, aliased, item=item)
 
 
-def run(sandbox: Sandbox, history: Sequence[str], code: str, tests: Sequence[str] = ()) -> list[dict[str, str]]:
-    """One result for the code, if any, and one for each test: {"output", "error"}, or only {"error"} where it raised."""
+def run(sandbox: Sandbox, history: Sequence[str], code: str = "", item: Item | None = None) -> list[dict[str, str]]:
+    """One result for the code, if any, and one for each test of the item: {"output", "error"}, or only {"error"} where it raised.
+
+    See `interpreter.py` for what keeps the code from deciding what its tests say.
+    """
+    setup, tests, names = (item.setup, item.tests, defined(item.gold)) if item else ("", (), [])
     wanted = max(1, len(tests) + bool(code))
-    request = json.dumps({"history": [piece for piece in history if piece], "code": code, "tests": list(tests)})
-    if len(request) > LONGEST:
+    request = {
+        "history": [piece for piece in history if piece],
+        "code": code,
+        "setup": setup,
+        "tests": tests,
+        "names": names,
+    }
+    given = json.dumps(request)
+    if len(given) > LONGEST:
         return [TOO_LONG] * wanted
-    done = sandbox.run(["/usr/bin/python3", "-ISBc", RUNNER, request])
+    done = sandbox.run(["/usr/bin/python3", "-ISBc", RUNNER], stdin=given.encode(), trusted=True)
     if done.broke:
-        return [TIMED_OUT] * wanted
+        return [TIMED_OUT if done.broke == "time" else BROKEN] * wanted
     try:
         results = json.loads(done.output)
     except ValueError:
@@ -57,10 +68,16 @@ def run(sandbox: Sandbox, history: Sequence[str], code: str, tests: Sequence[str
     return results if isinstance(results, list) and len(results) == wanted else [BROKEN] * wanted
 
 
-def function_name(gold: str) -> str:
-    """The name of the function that the gold solution defines first (the one that tests call, in the original's rule)."""
-    found = FUNCTION.search(gold)
-    return found[1] if found else ""
+def defined(code: str) -> list[str]:
+    """The names of functions and classes that code defines, in order."""
+    return re.findall(r"^(?:def|class)\s+(\w+)", code, re.MULTILINE)
+
+
+def function_name(item: Item) -> str:
+    """The name of the function that the tests call: of those that the gold solution defines, the first that a test names."""
+    functions = FUNCTION.findall(item.gold)
+    called = set(re.findall(r"\w+", " ".join(item.tests)))
+    return next((name for name in functions if name in called), (functions or [""])[0])
 
 
 def gold_results(sandbox: Sandbox, item: Item) -> list[dict[str, str]]:
@@ -69,7 +86,7 @@ def gold_results(sandbox: Sandbox, item: Item) -> list[dict[str, str]]:
     The set-up code runs before and after it: some sets up imports, some builds values from the solution's own classes. (The
     original runs it only before, which leaves two tasks without a passing solution.)
     """
-    return run(sandbox, [item.setup, item.gold, item.setup], "", item.tests)
+    return run(sandbox, [item.setup, item.gold, item.setup], item=item)
 
 
 def score(results: Sequence[Any], gold: Sequence[Any]) -> float:

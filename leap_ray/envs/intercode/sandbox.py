@@ -202,14 +202,20 @@ REMEDY = (
 
 
 def owner() -> str:
-    """This process, told from a later one of the same number by its start time."""
-    return f"{os.getpid()}:{started(os.getpid())}"
+    """This process, told from a later one of the same number by its start time, and from one of another container."""
+    return f"{namespace()}:{os.getpid()}:{started(os.getpid())}"
+
+
+def namespace() -> str:
+    """Names the set of processes among which a process id of ours means something (its inode)."""
+    return os.readlink("/proc/self/ns/pid").strip("pid:[]")
 
 
 def started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, '' if there is none."""
+    """Start time of a living process in clock ticks since boot, '' if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""
 

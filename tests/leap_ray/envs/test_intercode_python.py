@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from leap_ray.envs.intercode import python_tasks, rootfs
-from leap_ray.envs.intercode.data import load
+from leap_ray.envs.intercode.data import Item, load
 from leap_ray.envs.intercode.env import InterCodeEnv, PythonEnv
 from leap_ray.envs.intercode.sandbox import Bubblewrap, Limits, why_not
 from leap_ray.rollout import demonstrate
@@ -74,6 +74,83 @@ def test_a_program_that_breaks_out_is_an_error(box, code):
     session = python_tasks.PythonSession(box)
     assert session.execute(code)["error"].startswith("Error:")
     assert session.execute("6 * 7") == {"output": "42", "error": ""}
+
+
+FAKE = '[{"output": "", "error": ""}, {"output": "", "error": ""}, {"output": "", "error": ""}]'
+CHEATS = {
+    "exits": "def f(n):\n    import os\n    os._exit(0)",
+    "raises SystemExit": "def f(n):\n    raise SystemExit(0)",
+    "prints results": f"def f(n):\n    print({FAKE!r})",
+    "writes results everywhere": f"""
+def f(n):
+    import glob, os
+    for name in (*glob.glob('/proc/[0-9]*/fd/*'), *range(64)):
+        try:
+            os.write(name if isinstance(name, int) else os.open(name, os.O_WRONLY | os.O_NONBLOCK), {FAKE!r}.encode())
+        except OSError:
+            pass
+    os._exit(0)""",
+    "equals everything": "class E(list):\n    def __eq__(self, other):\n        return True\n\ndef f(n):\n    return E()",
+    "is no plain data": "class E:\n    def __eq__(self, other):\n        return True\n\ndef f(n):\n    return E()",
+    "replaces builtins": "import builtins\nbuiltins.AssertionError = builtins.exec = print\ndef f(n):\n    return 0",
+    "puts a library first": "open('/etc/ld.so.preload', 'w').write('/f.so')\ndef f(n):\n    return sum(x * x for x in n)",
+    "ends the judge": "def f(n):\n    import os\n    os.kill(os.getppid(), 9)",
+    "gives more than can be read": "def f(n):\n    x = []\n    for _ in range(100000):\n        x = [x]\n    return x",
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS.values(), ids=CHEATS)
+def test_no_answer_decides_its_own_case(env, cheat):
+    start(env)
+    env.step(cheat)
+    assert env.step("submit f")[1] == 0.0
+
+
+def test_an_answer_does_not_see_its_tests(env):
+    start(env)
+    env.step(SEARCH)
+    found = env.game._session.test("f", env.item)
+    assert [result["error"] for result in found] == ["Error: found nothing"] * 3
+
+
+SEARCH = """
+import glob, sys
+def f(n):
+    frame, seen = sys._getframe(), []
+    while frame:
+        seen += [repr(value) for value in (*frame.f_globals.values(), *frame.f_locals.values())]
+        frame = frame.f_back
+    for path in (*glob.glob('/proc/[0-9]*/cmdline'), *glob.glob('/proc/[0-9]*/environ'), *glob.glob('/proc/[0-9]*/fd/0')):
+        try:
+            seen.append(open(path).read())
+        except OSError:
+            pass
+    raise ValueError('found a test' if any('assert ' + 'sum_squares' in text for text in seen) else 'found nothing')
+"""
+
+
+def test_objects_and_printed_words_pass_between_the_processes(box):
+    item = Item(
+        "python-1", "q", "class Pair:\n    ...\ndef total(p):\n    return p", "python",
+        ("assert total([Pair(1, 2), extra]) == {'sum': 7, 'parts': (3, 4.0, None)}", "assert list(total([])) == [0]",
+         "assert total(total) == 1", "assert total(int) == int"),
+        "extra = Pair(2, 0)\nextra.b = 2",
+    )  # fmt: skip
+    session = python_tasks.PythonSession(box)
+    session.execute("class Pair:\n    def __init__(self, a, b):\n        self.a, self.b = a, b")
+    session.execute(
+        "def mine(pairs):\n    print('called')\n    if pairs is int:\n        return int\n"
+        "    parts = [p.a + p.b for p in pairs]\n"
+        "    return {'sum': sum(parts), 'parts': (*parts[:1], float(parts[1]), None)} if parts else range(1)"
+    )
+    called = {"output": "called", "error": ""}
+    assert session.test("mine", item) == [called, called, {"error": "Error: 'function' object is not iterable"}, called]
+
+
+def test_the_function_is_the_one_that_the_tests_call():
+    gold = "def helper (x):\n    return x\ndef wanted (x):\n    return helper(x)"
+    assert python_tasks.function_name(Item("python-1", "q", gold, "python", ("assert wanted(1) == 1",))) == "wanted"
+    assert python_tasks.function_name(Item("python-1", "q", "x = 1", "python", ("assert x == 1",))) == ""
 
 
 def test_a_program_without_end_is_ended():

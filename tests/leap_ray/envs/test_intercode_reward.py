@@ -161,7 +161,12 @@ def test_the_filter_refuses_what_it_lists_and_nothing_else(machine):
     for number in sockets:
         assert run_filter(program, number, arch, argument=40) == seccomp.REFUSE  # AF_VSOCK
         assert run_filter(program, number, arch, argument=1) == seccomp.ALLOW
-    for flags, verdict in ((0x22, seccomp.ALLOW), (0x02, seccomp.ALLOW), (0x21, seccomp.REFUSE), (0x03, seccomp.REFUSE)):
+    for flags, verdict in (
+        (0x22, seccomp.ALLOW),
+        (0x02, seccomp.ALLOW),
+        (0x21, seccomp.REFUSE),
+        (0x03, seccomp.REFUSE),
+    ):
         assert run_filter(program, seccomp.MMAP[column], arch, flags=flags) == verdict, flags  # MAP_PRIVATE, MAP_SHARED
     assert run_filter(program, 0, arch ^ 1) == seccomp.REFUSE  # another architecture's calls
     assert run_filter(program, seccomp.X32 | 1, arch) == seccomp.REFUSE
