@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from leap_ray.envs.webshop.env import WebShopEnv
 
 HURRY = 7  # actions after which the best at hand is bought
+PATIENCE = 10  # actions after which a choice that is not offered is given up
 TRIES = 3  # items that the demonstrator opens before it settles
 RANK = 0.1  # likeness that a place further down the results costs: the search sees more than titles
 NEAR = 0.2  # rewards, or likenesses, closer than this are worth the same
@@ -115,12 +116,12 @@ class Demonstrator:
         return Advice(self._opening(product), reason, Acceptable.of(self._opening(p) for p in others))
 
     def _shown(self, session: Session) -> list[Product]:
-        """The products here that can be opened: of several with one title, LEAP's action opens the last in the shop."""
-        shown = reading.shown_products(session)
+        """The products here whose opening is offered: of several with one title, LEAP's action opens the last in the shop."""
+        shown, offered = reading.shown_products(session), set(self.env.candidates())
         if not self.env.leap:
             return shown
         find, by_title = session.catalogue.find, session.catalogue.by_title
-        return [p for p in shown if by_title(p.title.lower()) == find(p.asin)]
+        return [p for p in shown if self._opening(p) in offered and by_title(p.title.lower()) == find(p.asin)]
 
     def _opening(self, product: Product) -> str:
         return f"{TITLE}{product.title.lower()}]" if self.env.leap else f"click[{product.asin.lower()}]"
@@ -144,20 +145,33 @@ class Demonstrator:
         # A label that two options share selects the last of them; a purchase is judged by labels alone.
         left = {name: label for name, label in labels.items() if label not in session.options.values()}
         if not left:
-            if reading.missing_options(session, self.request):
-                return Advice(
-                    click(BUY), "This item meets the instruction only in part, but nothing better was found: I buy it."
-                )
-            reason = "What the instruction asks for is selected" if labels else "Nothing has to be selected here"
-            return Advice(click(BUY), f"{reason}, so I buy the item.")
-        offered = [label for label in left.values() if click(label) in self.env.candidates()]
-        label = (offered or list(left.values()))[0]
+            return self._buy(session, labels)
+        candidates = set(self.env.candidates())
+        label = next((label for label in left.values() if click(label) in candidates), None)
+        if label is None:
+            return self._look_again(session, labels, left.values())
         name = next(name for name, value in left.items() if value == label)
         if self.request.wants(label):
             reason = f"The instruction asks for {label}, and this item offers it as {name}, so I select it."
         else:
             reason = f"Of what this item offers as {name}, {label} is closest to the instruction, so I select it."
         return Advice(click(label), reason, Acceptable.of(map(click, left.values())))
+
+    def _look_again(self, session: Session, labels: dict[str, str], left: Iterable[str]) -> Advice:
+        """LEAP's list leaves some labels of a long page out, others each time: come back to it, or in the end buy without."""
+        if self.steps >= PATIENCE:
+            return self._buy(session, labels)
+        reason = "The choice that I want is not among the actions offered now; I read the features, then look again."
+        return Advice(click("features"), reason, Acceptable.of(map(click, left)))
+
+    def _buy(self, session: Session, labels: dict[str, str]) -> Advice:
+        chosen = session.options.values()
+        if reading.missing_options(session, self.request) or any(label not in chosen for label in labels.values()):
+            return Advice(
+                click(BUY), "This item meets the instruction only in part, but nothing better was found: I buy it."
+            )
+        reason = "What the instruction asks for is selected" if labels else "Nothing has to be selected here"
+        return Advice(click(BUY), f"{reason}, so I buy the item.")
 
 
 class Teacher(Demonstrator):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +262,80 @@ def test_cutting() -> None:
 def test_wrong_settings_name_themselves(make, settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         make(**settings)
+
+
+ODD_ACTIONS = (
+    "", "finish", "click[", "click[]]", "[x]", "search[<c> garden]", "search[<q> tea]", "search[<c>]", "search[<r>]", "search[ ]",
+    "search[item_page search_results]", "click[next >]", "click[< prev]", "click[back to search]", "CLICK[BUY NOW]",
+    "click[Features]", "click[attributes]", "click[item - ]", "click[item - x", "click[b000000000]", "search[小 한글 🎄 'x']",
+)  # fmt: skip
+
+
+def wander(env: WebShopEnv, task: Task, seed: int, most: int = 25) -> list[tuple]:
+    """A random shopper's steps: candidates, searches for words of products, and odd actions."""
+    rng = random.Random(seed)
+    observation, info = env.reset(seed=seed, options={"task": task})
+    seen: list[tuple] = [(observation, info)]
+    for _ in range(most):
+        action = rng.choice(info["candidates"]) if rng.random() < 0.7 else rng.choice(ODD_ACTIONS)
+        listed = action in info["candidates"]
+        if action == "search[<search query>]":
+            title = env.catalogue.product(rng.randrange(len(env.catalogue))).title
+            action = f"search[{' '.join(rng.sample(title.split(), 2))}]"
+        observation, reward, terminated, truncated, info = env.step(action)
+        seen.append((action, observation, reward, terminated, info))
+        assert info["valid"] or not listed, action
+        assert 0.0 <= reward <= 1.0
+        assert reward == (info["score"] if terminated else 0.0)
+        assert not truncated
+        if terminated:
+            break
+    return seen
+
+
+@pytest.mark.parametrize("wrapper", ["leap", "plain"])
+@pytest.mark.parametrize("observation", ["text", "text_rich"])
+def test_wandering_breaks_no_promise(make, wrapper: str, observation: str) -> None:
+    """Every candidate is an action, rewards come at the end and in 0…1, and a task and seed are the same episode anywhere."""
+    env, other = (make(wrapper=wrapper, observation=observation, max_line=60) for _ in range(2))
+    threads = threading.active_count()
+    for seed, task in enumerate(env.panel("train").sample(15, 0).tasks):
+        assert wander(env, task, seed) == wander(other, task, seed)
+    env.close()
+    assert threading.active_count() == threads
+
+
+def test_wandering_among_real_products(real_shop, shared: Path, shop_cache: Path) -> None:
+    env = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache))
+    tasks = env.panel("train").sample(20, 0).tasks
+    assert sum(len(wander(env, task, seed)) for seed, task in enumerate(tasks)) > 100
+
+
+def test_the_page_of_attributes_opens_where_an_option_is_called_so(tmp_path: Path) -> None:
+    raw = {
+        "asin": "B000000001",
+        "name": "Frame",
+        "full_description": "",
+        "small_description": [],
+        "category": "garden",
+        "query": "Frames",
+        "product_category": "Home › Frames",
+        "pricing": "$5",
+        "customization_options": {"shows": [{"value": "Attributes"}, {"value": "B000000001"}]},
+        "ins": {"attributes": ["easy clean"], "instruction": "x", "instruction_attributes": ["easy clean"]},
+        "title_nouns": ["frame"],
+    }
+    (tmp_path / "products.jsonl").write_text(json.dumps(raw))
+    env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"))
+    env.reset(options={"task": env.panel("test").tasks[0]})
+    env.step("search[frame]")
+    *_, info = env.step("click[item - frame]")
+    assert info["candidates"][-2:] == (
+        "click[attributes]",
+        "click[item - frame]",
+    )  # LEAP shows any label that is an ASIN so
+    observation, *_ = env.step("click[attributes]")
+    assert observation.endswith("[button] < Prev [button_]\n easy clean\ngarden\nframes\nHome › Frames\n")
 
 
 def test_nothing_before_reset(make) -> None:

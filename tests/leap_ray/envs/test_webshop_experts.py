@@ -13,6 +13,7 @@ from leap_ray.envs.webshop.env import WebShopEnv
 from leap_ray.envs.webshop.reading import Request
 from leap_ray.errors import UserError
 from leap_ray.rollout import demonstrate
+from leap_ray.teachers.actions import fit
 from leap_ray.teachers.leaks import find_leaks
 from leap_ray.teachers.symbolic import SymbolicTeacher
 from leap_ray.types import Episode, Finish, Outcome, Step, Task
@@ -61,6 +62,15 @@ def test_experts_shop_well_on_real_products(real_shop, shared: Path, shop_cache:
     plain, informed = played(env, "demonstrator", 100), played(env, "teacher", 100)
     assert mean(e.score for e in plain) > 0.7
     assert mean(e.score for e in informed) > 0.95
+    for episode in (*plain, *informed):  # also on pages whose labels LEAP's list of candidates leaves out in part
+        assert all(fit(step.action, step.candidates) for step in episode.steps)
+
+
+def test_experts_open_what_is_offered_on_long_pages(real_shop, shared: Path, shop_cache: Path) -> None:
+    env = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache), per_page=40)
+    for expert in ("demonstrator", "teacher"):
+        for episode in played(env, expert, 20):
+            assert all(fit(step.action, step.candidates) for step in episode.steps)
 
 
 def test_human_goals_too(make) -> None:
