@@ -20,13 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leap_ray.envs.intercode import reaper
+from leap_ray.envs.intercode.bash import STATUS
 from leap_ray.envs.intercode.rootfs import Base, find, skeleton
 from leap_ray.envs.intercode.sandbox import MIB, Bubblewrap, Limits, Run
 from leap_ray.errors import UserError
 
 LIMITS = Limits(memory=256 * MIB, address=512 * MIB, disk=16 * MIB, file=8 * MIB, files=5_000, seconds=2, output=MIB)
 SECRET = "nobody-inside-may-read-this"
-LATE = 3.0  # seconds in which the host must start a program while an attack goes on
+LATE = 3.0  # seconds in which an idle host must start a program while an attack goes on
 
 
 class Escape(Exception):
@@ -85,11 +86,13 @@ def limits_in_force(t: Target) -> None:
 
 def fork_bomb(t: Target) -> None:
     """A program that copies itself without end."""
+    before = float(subprocess.run([sys.executable, "-c", RESPONSIVE], stdout=subprocess.PIPE, check=True).stdout)
     watched = subprocess.Popen([sys.executable, "-c", RESPONSIVE], stdout=subprocess.PIPE)
     run = t.sh(":(){ :|:& };:; wait; sleep 5")
     out, _ = watched.communicate(timeout=60)
     held(run.broke == "time" or run.code is not None, "no result")
-    held(float(out) < LATE, f"the host needed {float(out):.1f} s to start a program meanwhile")
+    meanwhile = f"the host needed {float(out):.1f} s to start a program meanwhile, {before:.1f} s before"
+    held(float(out) < LATE + 5 * before, meanwhile)
     t.alive()
 
 
@@ -121,8 +124,44 @@ def hidden_memory(t: Target) -> None:
         held(t.py(code).code == 0, f"{call} is allowed")
     held(t.sh("head -c 20000000 /dev/zero > /dev/shm/x").code != 0, "/dev/shm is not limited")
     held(t.sh("head -c 1000 /dev/zero > /dev/x").code != 0, "/dev can be written to")
-    shared = "import mmap,time\nkept = [mmap.mmap(-1, 60 << 20) for _ in range(6)]\nfor m in kept: m.write(b'x' * (60 << 20))"
-    held(t.py(f"{shared}\ntime.sleep(5)", 8).broke == "memory", "shared mappings are not counted")
+    held(
+        t.py("import mmap; mmap.mmap(-1, 4096)").code != 0,
+        "shared mappings, which stay when they are unmapped, are allowed",
+    )
+    held(
+        t.py("import mmap; mmap.mmap(open('/dev/zero', 'r+b').fileno(), 4096)").code != 0,
+        "/dev/zero can be mapped shared",
+    )
+    held(t.py(SOCKETS, 8).broke == "memory", "what sockets hold is not counted")
+    t.alive()
+
+
+SOCKETS = """
+import os, socket, time
+for _ in range(4): os.fork()
+kept = []
+try:
+    while True:
+        pair = socket.socketpair()
+        kept += pair
+        for end in pair:
+            end.setblocking(False)
+            try:
+                while True: end.send(b'x' * 60000)
+            except BlockingIOError: pass
+except OSError: pass
+time.sleep(9)
+"""
+
+
+def shared_counters(t: Target) -> None:
+    """What all processes of the machine, or of the user, share a number of."""
+    code = "import ctypes; raise SystemExit(0 if ctypes.CDLL(None).{} == -1 else 9)"
+    for call in ("syscall(206, 60000, ctypes.byref(ctypes.c_ulong(0)))", "inotify_init1(0)"):
+        held(t.py(code.format(call)).code == 0, f"{call} is allowed")
+    t.py("import os, time\nfor _ in range(5): os.fork()\nkept = []\nwhile True: kept.append(os.openpty())")
+    for end in os.openpty():
+        os.close(end)
     t.alive()
 
 
@@ -140,6 +179,71 @@ def disk_filler(t: Target) -> None:
     held(run.broke in ("files", "time"), "files without end")
     made = int(t.sh("ls -U / | wc -l").output)
     held(made < 4 * LIMITS.files, f"{made} files were made")
+    held(
+        t.sh("find / -maxdepth 1 -name 'e*' -type f -delete; ls /", 10).code == 0, "files cannot be cleared away again"
+    )
+    run = t.sh("i=0; while :; do i=$((i+1)); : > /dev/shm/e$i; done", 10)
+    held(run.broke in ("files", "time"), "files without end in /dev/shm")
+    swollen = (
+        "head -c 8000000 /dev/zero | gzip > /z; for i in $(seq 100); do cat /z; done | gzip -dc > /all; stat -c %s /all"
+    )
+    held(
+        int(t.sh(f"rm -f /dev/shm/*; {swollen}", 10).output.split()[-1]) <= LIMITS.file,
+        "an archive grew past its limit",
+    )
+    held(t.sh("truncate -s 10T /hole").code != 0, "a file of 10 TB was made")
+
+
+def odd_trees(t: Target) -> None:
+    """Folders without end, names that are no text, files that nobody may read, the root itself."""
+    deep = "import os\nos.chdir('/')\nwhile True:\n os.mkdir('d')\n os.chdir('d')"
+    held(t.py(deep, 10).code != 0, "folders without end")
+    held(t.sh("rm -r /d", 10).code == 0, "folders cannot be cleared away again")
+    names = [b"/a\nb", b"/\xff\xfe", b"/\x1b[2J", b"/ ", b"/" + b"n" * 255, b"/?? x"]
+    held(t.py(f"for name in {names!r}: open(name, 'w').close()").code == 0, "odd names are refused")
+    run = t.box.run(STATUS, trusted=True)
+    held(run.broke == "", f"the machine cannot be looked at any more: {run.broke}")
+    t.alive()
+    t.sh("chmod -R 000 /etc /root / 2>/dev/null; rm -rf --no-preserve-root / 2>/dev/null", 10)
+    held(t.sh("echo still").code is not None, "the sandbox no longer answers")
+
+
+def blocking(t: Target) -> None:
+    """Commands that wait for what never comes, stop themselves, or say a little for ever."""
+    for way in (
+        "mkfifo /pipe; cat /pipe",
+        "kill -STOP $$",
+        "while :; do echo x; sleep 0.1; done",
+        "exec sleep 100",
+        "wait $PPID; cat <&1",
+    ):
+        run = t.sh(way, 1)
+        held(run.broke == "time" or run.code is not None, f"no result of {way}")
+        t.alive()
+    held(t.sh("cat; read x; read y < /dev/tty; cat /dev/stdin; exit 7").code == 7, "a reader of standard input waits")
+    held(t.sh("exec >&- 2>&-; exit 6").code == 6, "a command that closes its output is lost")
+
+
+def tampering(t: Target) -> None:
+    """Another program in the place of one that judges."""
+    for way in (
+        "echo /f.so > /etc/ld.so.preload", "mv /lib64 /other; mkdir /lib64", "ln -sfn /f /bin", "rm /lib",
+        "mv /etc /elsewhere; mkdir /etc; echo /f.so > /etc/ld.so.preload",
+    ):  # fmt: skip
+        fresh = Target(t.base)
+        try:
+            fresh.sh(way)
+            run = fresh.box.run(STATUS, trusted=True)
+            held(run.broke == "trust" and not run.output, f"after {way} a command of ours was run: {run.output!r}")
+        finally:
+            fresh.box.close()
+    t.sh(
+        "echo 'git() { echo fake; }' | tee ~/.bashrc ~/.profile; mkdir ~/bin; echo 'echo fake' > ~/bin/git; chmod +x ~/bin/git"
+    )
+    t.sh(
+        "echo 'echo fake' > /f; chmod +x /f; git init -q /; git config core.fsmonitor /f; touch /f2; export -f git; alias git=/f"
+    )
+    held(not said(t.box.run(STATUS, trusted=True), "fake"), "a program of the student's spoke for git")
 
 
 def endless_output(t: Target) -> None:
@@ -293,30 +397,32 @@ def clean_start(t: Target) -> None:
 
 
 def killed_owner(t: Target) -> None:
-    """A sandbox whose owner is killed at a bad moment."""
+    """A sandbox whose owner is killed, at moments from before it is made to after it runs a command."""
     code = (
         "import sys; from leap_ray.envs.intercode.attacks import Target; from leap_ray.envs.intercode.rootfs import Base; "
-        "from pathlib import Path; t = Target(Base(Path(sys.argv[1]), sys.argv[2])); print(t.box.pid, flush=True); "
-        "t.sh('sleep 600', 600)"
+        "from pathlib import Path; print(flush=True)\n"
+        "while True: t = Target(Base(Path(sys.argv[1]), sys.argv[2])); t.sh('setsid sleep 600 & sleep 0.05'); t.box.close()"
     )
-    command = [sys.executable, "-c", code, str(t.base.path), t.base.kind]
-    owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    pid = int(owner.stdout.readline())
-    time.sleep(0.3)
-    owner.send_signal(signal.SIGKILL)
-    owner.wait()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    held(not Path(f"/proc/{pid}").exists(), "the sandbox of a killed owner lives on")
-    held(pid not in reaper.orphans(), "the reaper still sees it")
+    for moment in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5):
+        owner = subprocess.Popen([sys.executable, "-c", code, str(t.base.path), t.base.kind], stdout=subprocess.PIPE)
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        time.sleep(moment)
+        mine = [pid for pid, who in reaper.sandboxes() if f":{owner.pid}:" in who]
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        deadline = time.monotonic() + 10
+        while (
+            left := [pid for pid, who in reaper.sandboxes() if f":{owner.pid}:" in who]
+        ) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        held(not left, f"sandboxes of an owner killed after {moment} s live on: {left} of {mine}")
 
 
 Attack = Callable[[Target], None]
 ATTACKS: tuple[Attack, ...] = (
-    fork_bomb, memory_bomb, hidden_memory, disk_filler, endless_output, host_files, writing_outside, network, signals, mounts,
-    setuid, outliving, odd_bytes, clean_start, killed_owner,
+    fork_bomb, memory_bomb, hidden_memory, shared_counters, disk_filler, odd_trees, endless_output, blocking, host_files,
+    writing_outside, network, signals, mounts, setuid, outliving, odd_bytes, tampering, clean_start, killed_owner,
 )  # fmt: skip
 
 

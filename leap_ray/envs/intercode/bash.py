@@ -87,7 +87,7 @@ class Session:
         """Run a command of ours. Raises SandboxError where it cannot be relied on: such a machine has no reward."""
         run = self.sandbox.run(argv, "/", seconds=PATIENT, trusted=True)
         if run.broke:
-            raise SandboxError(f"the machine cannot be judged: {argv[0]} ended for reasons of {run.broke}")
+            raise SandboxError(f"the machine cannot be judged: {argv[0]} was stopped ({run.broke})")
         return run
 
 
@@ -142,10 +142,13 @@ class GoldResults:
 
 
 def run_gold(command: str, sandbox: Sandbox, quoting: Quoting) -> State:
-    """Run a gold command, always in `/`, and look at what it left."""
+    """Run a gold command, always in `/`, and look at what it left. Raises SandboxError where it was not let finish."""
     session = Session(sandbox, quoting)
     try:
-        answer = sandbox.run(words(command, quoting), "/", seconds=PATIENT).output.decode()
+        run = sandbox.run(words(command, quoting), "/", seconds=PATIENT)
+        if run.broke:
+            raise SandboxError(f"the gold command used more {run.broke} than allowed")
+        answer = run.output.decode()
     except ValueError:  # includes UnicodeDecodeError: the original then has no gold answer
         answer = None
     return session.state(answer, compared)

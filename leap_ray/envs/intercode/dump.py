@@ -28,6 +28,7 @@ AFFINITY = {
     "double": "REAL", "float": "REAL", "decimal": "REAL", "bit": "INTEGER",
 }  # fmt: skip
 COLLATION = "general_ci"
+SHORT = 200  # characters of a text that is kept folded for further comparisons
 Value = str | int | float | None
 
 
@@ -64,14 +65,16 @@ def collating(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def _compare(one: str, other: str) -> int:
-    a, b = _folded(one), _folded(other)
+    a, b = (_kept(text) if len(text) <= SHORT else _folded(text) for text in (one, other))
     return (a > b) - (a < b)
 
 
-@lru_cache(maxsize=65_536)
 def _folded(text: str) -> str:
     letters = unicodedata.normalize("NFD", text.rstrip(" "))
     return "".join(c for c in letters if not unicodedata.combining(c)).upper()
+
+
+_kept = lru_cache(maxsize=65_536)(_folded)
 
 
 def statements(text: str) -> Iterator[str]:

@@ -41,7 +41,7 @@ def main():
 
 def enter(limits):
     """Put the limits on this process, and so on all that follow; none of them can be raised again."""
-    for name in ("AS", "FSIZE", "NPROC", "NOFILE", "CORE", "MEMLOCK", "MSGQUEUE"):
+    for name in ("AS", "FSIZE", "NPROC", "NOFILE", "CORE", "MEMLOCK", "MSGQUEUE", "SIGPENDING"):
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limits[name.lower()],) * 2)
     unreadable()
     os.nice(limits["nice"])

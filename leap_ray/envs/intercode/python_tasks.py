@@ -14,6 +14,7 @@ from leap_ray.envs.intercode.sandbox import Sandbox
 RUNNER = Path(__file__).with_name("interpreter.py").read_text()
 FUNCTION = re.compile(r"^[ \t]*def\s+(\w+)\s*\(", re.MULTILINE)
 SUBMITTED = re.compile(r"submit\s+(\w+)\s*$")
+PATIENT = 30.0  # seconds for the gold solution, which the original does not limit
 LONGEST = 1_000_000  # characters of a session
 TOO_LONG = {"error": "Error: the session has become too long"}
 TIMED_OUT = {"error": "Error: timed out"}
@@ -41,7 +42,13 @@ class PythonSession:
         return run(self.sandbox, aliased, item=item)
 
 
-def run(sandbox: Sandbox, history: Sequence[str], code: str = "", item: Item | None = None) -> list[dict[str, str]]:
+def run(
+    sandbox: Sandbox,
+    history: Sequence[str],
+    code: str = "",
+    item: Item | None = None,
+    seconds: float | None = None,
+) -> list[dict[str, str]]:
     """One result for the code, if any, and one for each test of the item: {"output", "error"}, or only {"error"} where it raised.
 
     See `interpreter.py` for what keeps the code from deciding what its tests say.
@@ -58,7 +65,7 @@ def run(sandbox: Sandbox, history: Sequence[str], code: str = "", item: Item | N
     given = json.dumps(request)
     if len(given) > LONGEST:
         return [TOO_LONG] * wanted
-    done = sandbox.run(["/usr/bin/python3", "-ISBc", RUNNER], stdin=given.encode(), trusted=True)
+    done = sandbox.run(["/usr/bin/python3", "-ISBc", RUNNER], seconds=seconds, stdin=given.encode(), trusted=True)
     if done.broke:
         return [TIMED_OUT if done.broke == "time" else BROKEN] * wanted
     try:
@@ -86,12 +93,13 @@ def gold_results(sandbox: Sandbox, item: Item) -> list[dict[str, str]]:
     The set-up code runs before and after it: some sets up imports, some builds values from the solution's own classes. (The
     original runs it only before, which leaves two tasks without a passing solution.)
     """
-    return run(sandbox, [item.setup, item.gold, item.setup], item=item)
+    return run(sandbox, [item.setup, item.gold, item.setup], item=item, seconds=PATIENT)
 
 
 def score(results: Sequence[Any], gold: Sequence[Any]) -> float:
-    """The share of tests that give what they give with the gold solution."""
-    return sum(mine == theirs for mine, theirs in zip(results, gold)) / len(gold) if gold else 0.0
+    """The share of tests that give what they give with the gold solution, and no error."""
+    right = (mine == theirs and not mine["error"] for mine, theirs in zip(results, gold))
+    return sum(right) / len(gold) if gold else 0.0
 
 
 def passed(results: Sequence[dict[str, str]]) -> bool:

@@ -264,7 +264,7 @@ def _limits_for_guest(limits: Limits) -> dict:
     own = {name: value for name, value in asdict(limits).items() if name in ("memory", "files", "nice")}
     return own | {
         "as": limits.address, "fsize": limits.file, "nproc": limits.processes, "nofile": limits.descriptors,
-        "core": 0, "memlock": 1 << 16, "msgqueue": 0,
+        "core": 0, "memlock": 1 << 16, "msgqueue": 0, "sigpending": 1024,
     }  # fmt: skip
 
 

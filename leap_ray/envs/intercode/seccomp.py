@@ -2,8 +2,9 @@
 
 Namespaces already hide the machine. What is refused here are ways around the limits on memory (memory files, System V segments
 and queues are counted against no process; neither are the pages of a shared mapping once all but one of them are unmapped
-again), calls that draw on what all the machine shares (asynchronous input and output), calls with a long history of kernel bugs,
-and sockets that no network namespace covers (AF_VSOCK reaches the hypervisor). Refused calls fail with EPERM; nothing is killed.
+again), calls that draw on what all the machine or all of a user's processes share (asynchronous input and output, inotify),
+calls with a long history of kernel bugs, and sockets that no network namespace covers (AF_VSOCK reaches the hypervisor).
+Refused calls fail with EPERM; nothing is killed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "add_key": (248, 217),
     "request_key": (249, 218), "keyctl": (250, 219), "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264),
     "fanotify_init": (300, 262), "io_setup": (206, 0), "syslog": (103, 116), "iopl": (172, None), "ioperm": (173, None),
-    "modify_ldt": (154, None),
+    "modify_ldt": (154, None), "inotify_init": (253, None), "inotify_init1": (294, 26),
 }  # fmt: skip
 SOCKET = (41, 198)
 SOCKETPAIR = (53, 199)

@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,10 @@ from leap_ray.errors import UserError
 
 SECONDS = 5.0  # of one statement
 ROWS = 10_000  # of one answer
-VALUE = 1 << 20  # bytes of one value
+VALUE = 100_000  # bytes of one value: what a function makes of two of them stays a matter of seconds
+ANSWER = 16 << 20  # bytes of the values of one answer
+HEAP = 64 << 20  # bytes that SQLite may hold in this process, all databases together
+PATTERN = 1_000  # bytes of a LIKE pattern, whose match may take their number times the value's length
 TICK = 10_000  # SQLite instructions between two looks at the clock
 SHOW = re.compile(r"\s*SHOW\s+(?:FULL\s+)?TABLES\b.*", re.IGNORECASE | re.DOTALL)
 DESCRIBE = re.compile(
@@ -65,7 +68,9 @@ class SqliteDatabase:
         self._connection = collating(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
         self._connection.deserialize(content)
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE)
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN)
         self._connection.execute("PRAGMA temp_store = MEMORY")
+        self._connection.execute(f"PRAGMA hard_heap_limit = {HEAP}")
         self._connection.set_authorizer(_only_reading)
 
     def execute(self, statement: str) -> Answer:
@@ -78,15 +83,12 @@ class SqliteDatabase:
         self._connection.set_progress_handler(lambda: int(time.monotonic() > deadline), TICK)
         try:
             cursor = self._connection.execute(statement)
-            rows = cursor.fetchmany(ROWS + 1)
-        except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, UnicodeError) as error:
+            return _answer(cursor) if cursor.description is not None else Answer(None)
+        except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, ValueError) as error:
             slow = time.monotonic() > deadline
-            return Answer(None, f"more than {SECONDS:g} seconds" if slow else str(error) or type(error).__name__)
+            return Answer(None, f"more than {SECONDS:g} seconds" if slow else str(error) or "out of memory")
         finally:
             self._connection.set_progress_handler(None, 0)
-        if len(rows) > ROWS:
-            return Answer(None, f"more than {ROWS} rows")
-        return Answer(rows if cursor.description is not None else None)
 
     def _describe(self, table: str) -> Answer:
         self._connection.set_authorizer(None)  # the statement is ours
@@ -101,6 +103,19 @@ class SqliteDatabase:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _answer(cursor: Iterable[tuple[Any, ...]]) -> Answer:
+    """The rows that a statement gives, where they are not too many or too large."""
+    rows, size = [], 0
+    for row in cursor:
+        rows.append(tuple(row))
+        size += sum(len(value) for value in row if isinstance(value, str | bytes))
+        if len(rows) > ROWS:
+            return Answer(None, f"more than {ROWS} rows")
+        if size > ANSWER:
+            return Answer(None, f"more than {ANSWER >> 20} MiB")
+    return Answer(rows)
 
 
 def _only_reading(action: int, first: str | None, second: str | None, *_: Any) -> int:
@@ -149,16 +164,12 @@ class MysqlDatabase:
             with self._connection.cursor() as cursor:
                 cursor.execute("START TRANSACTION READ ONLY")
                 cursor.execute(statement)
-                rows = [tuple(row) for row in cursor.fetchmany(ROWS + 1)]
-                some = cursor.description is not None
+                return _answer(cursor) if cursor.description is not None else Answer(None)
         except self._failed as error:
             return Answer(None, str(error.args[-1]))
         finally:
             with contextlib.suppress(self._failed):
                 self._connection.rollback()
-        if len(rows) > ROWS:
-            return Answer(None, f"more than {ROWS} rows")
-        return Answer(rows if some else None)
 
     def close(self) -> None:
         with contextlib.suppress(self._failed):

@@ -11,13 +11,13 @@ import time
 
 import pytest
 
-from leap_ray.envs.intercode import rootfs
+from leap_ray.envs.intercode import reaper, rootfs
 from leap_ray.envs.intercode.backend import Backend
 from leap_ray.envs.intercode.bash import VOLATILE, GoldResults, Session, judge
 from leap_ray.envs.intercode.data import load
 from leap_ray.envs.intercode.env import InterCodeEnv
 from leap_ray.envs.intercode.reaper import orphans
-from leap_ray.envs.intercode.sandbox import Bubblewrap, Limits, SandboxError, why_not
+from leap_ray.envs.intercode.sandbox import MARK, Bubblewrap, Limits, Run, SandboxError, namespace, owner, why_not
 from leap_ray.envs.intercode.trees import built
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.rollout import demonstrate
@@ -185,10 +185,64 @@ def test_a_folder_that_is_not_there_is_reported(box):
 def test_a_sandbox_that_ends_is_one_recorded_result(env, monkeypatch):
     start(env, "Count the .csv files")
     os.kill(env.game._session.sandbox.pid, signal.SIGKILL)
+    env.game._session.sandbox._process.wait()
     observation, reward, over, _, info = env.step("ls")
     assert over and reward == 0.0 and info["failure"] and "ended" in observation
     start(env, "Count the .csv files")  # and the next episode is whole again
     assert env.step("ls /")[4]["executed"]
+
+
+@pytest.mark.parametrize(
+    "tampering", ["echo /f.so > /etc/ld.so.preload", "ln -sfn /farm /lib64", "rm -rf --no-preserve-root / 2> /farm/x"]
+)
+def test_a_machine_that_was_tampered_with_has_no_reward(env, tampering):
+    start(env, "Count the .csv files")
+    env.step("find /farm -name '*.csv' | wc -l")
+    env.step(tampering)
+    _, reward, over, _, info = env.step("submit")
+    assert over and reward == 0.0 and "cannot be judged" in info["failure"]
+
+
+def test_settings_of_git_hide_no_change(env):
+    start(env, "Count the .csv files")
+    env.step("git config --global status.showUntrackedFiles no; git config core.fsmonitor /bin/true; touch /farm/new")
+    env.step("find /farm -name '*.csv' | wc -l")
+    assert env.step("submit")[4]["score_parts"] == {"p1": 0.05, "p2": 0.33, "p3": 0.33}
+
+
+def test_nothing_shown_depends_on_when_a_sandbox_was_made(env):
+    start(env, "Count the .csv files")
+    for look in ("ls -ld --time-style=full-iso /", "ls -lR --time-style=full-iso /farm /etc /home /root /run /var"):
+        shown = env.step(look)[0]
+        assert time.strftime("%Y-%m-%d", time.gmtime()) not in shown, shown
+
+
+def test_a_gold_command_that_does_not_end_is_not_kept(env):
+    class Endless:
+        def run(self, *_, **__):
+            return Run(b"part", None, "time", 4, 30.0)
+
+        def close(self):
+            pass
+
+    gold = GoldResults()
+    with pytest.raises(SandboxError, match="more time"):
+        gold.get("yes", "tree", "docker", Endless)
+    assert gold._kept == {}
+
+
+def test_the_reaper_takes_only_what_was_left():
+    here = namespace()
+    assert reaper.lives(owner()) and reaper.lives("1:1:1")  # another container's: not ours to judge
+    assert not reaper.lives(f"{here}:{os.getpid()}:1")  # our number, another process
+    assert not reaper.lives(f"{here}:x:") and reaper.lives("")
+    left = subprocess.Popen([f"{MARK}:{here}:1:1", "60"], executable="/bin/sleep")
+    kept = subprocess.Popen([f"{MARK}:{owner()}", "60"], executable="/bin/sleep")
+    assert left.pid in orphans() and kept.pid not in orphans()
+    assert reaper._end(left.pid) and not reaper._end(kept.pid) and not reaper._end(os.getpid())
+    assert left.wait() == -signal.SIGKILL and kept.poll() is None
+    kept.kill()
+    kept.wait()
 
 
 def test_closing_leaves_no_process(env):

@@ -63,6 +63,24 @@ def test_prepare_names_what_is_missing(tmp_path):
         prepare(None, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "manifest", ["{", '{"path": "/a"}', '[{"path": "/a", "type": "file", "mode": "644"}]',
+     '[{"path": "/../a", "type": "dir", "mode": "755"}]',
+                 '[{"path": "/a", "type": "dir", "mode": "rwx"}]'],
+)  # fmt: skip
+def test_a_bad_manifest_is_named(tmp_path, manifest):
+    (tmp_path / "bash.json").write_text('[{"fs": 1, "query": "q", "gold": "ls"}]')
+    (tmp_path / "fs_1.manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match=r"fs_1.manifest.json is no manifest"):
+        load(str(tmp_path), "bash")
+
+
+def test_published_trees_hold_their_script(shared):
+    paths = [entry["path"] for entry in load(str(shared / "data" / "intercode"), "bash").trees["fs_3"].entries]
+    assert "/setup_nl2b_fs_3.sh" in paths
+    assert not any("setup" in e["path"] for tree in load("embedded", "bash").trees.values() for e in tree.entries)
+
+
 def test_the_default_folder_is_used_where_it_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("INTERCODE_DATA", str(tmp_path / "data"))
     assert load(None, "python").items[0].id == "python-0001"  # embedded

@@ -73,6 +73,11 @@ def test_a_statement_has_limits(library, monkeypatch):
     monkeypatch.setattr(sql, "SECONDS", 20)
     assert "rows" in library.execute(rows).error
     assert "big" in library.execute("SELECT length(zeroblob(100000000))").error
+    wide = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT {} FROM n {}"
+    assert library.execute(wide.format("zeroblob(90000)", "")).error == "more than 16 MiB"
+    assert library.execute(wide.format("randomblob(90000)", "ORDER BY 1")).error == "out of memory"
+    assert "complex" in library.execute("SELECT 'a' LIKE replace(hex(zeroblob(900)), '0', '%a')").error
+    assert library.execute("SELECT count(*) FROM book").rows == [(6,)]
 
 
 def test_every_embedded_task_is_solved_by_the_demonstrator():
