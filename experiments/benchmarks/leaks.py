@@ -1,8 +1,8 @@
 """How well the leak check tells a reason that reveals something from one that does not: precision, recall, and every confusion.
 
 The labelled set is `leak_cases.yaml`, written by hand: reasons over all domains, about half of them near misses that touch a
-secret's words without revealing it. The contexts marked `held out` were labelled after the check was finished; the check
-was not changed for them, so their figures are the honest ones.
+secret's words without revealing it. The contexts marked `held out` were written without the check in view, and the check was
+not changed for them, so their figures are the honest ones.
 
     python experiments/benchmarks/leaks.py
 """

@@ -35,6 +35,7 @@ from leap_ray.types import Correction, Episode, Finish, Step, from_json, to_json
 ROOT = Path(__file__).parents[2]
 KEY = "protocol-server-key"
 DOMAIN = DomainConfig("households")
+TIMEOUT = 10.0  # seconds; a busy machine takes some for an answer that was sent, and charged, in time
 
 
 def failed_episodes(count: int, steps: int, seed: int = 0) -> list[tuple[Episode, PrivilegedState]]:
@@ -59,7 +60,7 @@ def failed_episodes(count: int, steps: int, seed: int = 0) -> list[tuple[Episode
 
 async def drive(folder: Path, url: str, mode: Any) -> None:
     """The process that is killed: corrects what has no correction yet."""
-    config = TeacherConfig(kind="claude", base_url=url, timeout=3.0, mode=mode, batch_quiet=0.5)
+    config = TeacherConfig(kind="claude", base_url=url, timeout=TIMEOUT, mode=mode, batch_quiet=0.5)
     teacher = build_teacher(config, [DOMAIN], folder / "teacher")
     path = folder / "corrections.jsonl"
     known = {correction.episode for correction in _corrections(path)}
@@ -93,7 +94,7 @@ async def run(arguments: argparse.Namespace, mode: str, folder: Path) -> dict[st
     faults = Faults(arguments.share)
     began = time.monotonic()
     async with AnthropicServer(
-        key=KEY, faults=faults, latency=(0.1, 0.4), hang=6.0, batch_seconds=3.0, batch_faults=arguments.share
+        key=KEY, faults=faults, latency=(0.1, 0.4), hang=1.5 * TIMEOUT, batch_seconds=3.0, batch_faults=arguments.share
     ) as server:
         command = [sys.executable, __file__, "--drive", str(folder), server.url, mode]
         kills = 0

@@ -211,12 +211,19 @@ class Check:
             return Verdict(Outcome.UNAVAILABLE, detail=f"{shown} is not one of the actions available at this step.")
         if action == step.action and not step.valid:
             return Verdict(Outcome.UNAVAILABLE, detail=f"{action!r} was tried at this step and not understood.")
-        if self.look_for_leaks and (leaks := find_leaks(draft.reason, seen_until(self.episode, t), self.privileged)):
-            named = "; ".join(repr(leak.words) for leak in leaks)
-            return Verdict(
-                Outcome.REVEALS, detail=f"its reason says what the student cannot know at this step: {named}."
-            )
+        if detail := self._revealed(t, draft.reason, action):
+            return Verdict(Outcome.REVEALS, detail=detail)
         return Verdict(Outcome.AGREED if action == step.action else Outcome.CORRECTED, draft.reason, action)
+
+    def _revealed(self, t: int, reason: str, action: str) -> str:
+        """What the reason gives away, or the words that fill an action's placeholder (a hidden product's name)."""
+        step = self.episode.steps[t]
+        filled = has_placeholders(step.candidates) and action not in step.candidates
+        for what, text in (("reason", reason), ("action", action if filled else "")):
+            if self.look_for_leaks and (leaks := find_leaks(text, seen_until(self.episode, t), self.privileged)):
+                named = "; ".join(repr(leak.words) for leak in leaks)
+                return f"its {what} says what the student cannot know at this step: {named}."
+        return ""
 
 
 class AnnotationCheck(Check):

@@ -105,8 +105,9 @@ class Sender:
                 self.retired = True  # a wrong key, for instance: who comes next may have mended it
             except Exception as error:
                 reply["error"] = f"{type(error).__name__}: {error}"
-            with contextlib.suppress(ConnectionError):
-                await _send(writer, reply)
+            if not writer.is_closing():  # else a client that was killed: the store has its answer
+                with contextlib.suppress(ConnectionError):
+                    await _send(writer, reply)
         finally:
             self.calls -= 1
 

@@ -14,10 +14,11 @@ from experiments.benchmarks.anthropic_answers import plausible
 from experiments.benchmarks.anthropic_books import CONTENT, TRANSPORT
 from experiments.benchmarks.anthropic_server import AnthropicServer, Faults
 from leap_ray.config import DomainConfig, TeacherConfig
+from leap_ray.envs.base import PrivilegedState
 from leap_ray.errors import UserError
 from leap_ray.teachers.answers import Draft, Reading
 from leap_ray.teachers.build import build_teacher, check_teacher
-from leap_ray.teachers.prompted import AnnotationCheck
+from leap_ray.teachers.prompted import AnnotationCheck, Check
 from leap_ray.teachers.store import read_ledger
 from leap_ray.types import Episode, Finish, Outcome, Step, Task
 
@@ -129,6 +130,22 @@ async def test_a_leak_is_repaired_or_left_out(tmp_path):
                 correction = await teacher.correct(episode, privileged(episode))
         assert [step.outcome for step in correction.steps] == [expected] * 2
         assert len(server.books.billed) == (2 if expected is Outcome.REVEALS else 1)
+
+
+def test_a_search_for_the_hidden_product_is_a_leak_and_a_gold_command_is_the_lesson():
+    def outcome(domain, secrets, candidates, action):
+        step = Step("Search", candidates, "", "x", True, 0.0)
+        episode = Episode(
+            Task(domain, "1", "train"), 0, "base", "buy a lamp", (step,), "", 0.0, False, Finish.MAX_ACTIONS
+        )
+        check = Check(episode, PrivilegedState(domain, "1", "", secrets), True)
+        checked = check(Reading(drafts={0: Draft("I go on with the task.", action)}), (0,))
+        return (checked.verdicts | checked.problems)[0].outcome
+
+    lamp, search = ("Brightech Maxwell Shelf Lamp Havana Brown",), ("search[<query>]",)
+    assert outcome("webshop", lamp, search, "search[brightech maxwell shelf lamp]") is Outcome.REVEALS
+    assert outcome("webshop", lamp, search, "search[lamp]") is Outcome.CORRECTED
+    assert outcome("intercode", ("find /a -type f | wc -l",), (), "find /a -type f | wc -l") is Outcome.CORRECTED
 
 
 async def test_nothing_is_asked_twice_by_another_desk_or_another_run(tmp_path):

@@ -142,6 +142,7 @@ async def test_a_mended_key_works_at_once(tmp_path, monkeypatch):
         await again.close()
 
 
+@pytest.mark.slow
 async def test_a_batch_sender_makes_room_while_its_batch_is_processed(tmp_path, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     request = Request("claude-haiku-4-5", "s", (Turn("user", "<task>\nx\n</task>"),), 100)
