@@ -109,7 +109,7 @@ class DockerSandbox:
         """Run `argv` in `cwd`; every process it started is gone when this returns. `trusted` changes nothing here."""
         if stdin:
             self._container.put_archive("/", _as_file(GIVEN, stdin))
-            argv = ["/bin/sh", "-c", f'exec < /{GIVEN}; rm /{GIVEN}; exec "$@"', "sh", *argv]
+            argv = reading(f"/{GIVEN}", argv)
         seconds = self.limits.seconds if seconds is None else seconds
         cap = self.limits.output if cap is None else cap
         began = time.monotonic()
@@ -129,6 +129,11 @@ class DockerSandbox:
     def close(self) -> None:
         """Remove the container and everything in it."""
         self._container.remove(force=True, v=True)
+
+
+def reading(path: str, argv: Sequence[str]) -> list[str]:
+    """The command that runs `argv` with a file as its standard input, and removes the file before that."""
+    return ["/bin/sh", "-c", 'exec < "$0"; rm "$0"; exec "$@"', path, *argv]
 
 
 def _as_file(name: str, data: bytes) -> bytes:

@@ -1,9 +1,12 @@
 """The Docker backend against exchanges recorded from a real engine (20.10), replayed over a Unix socket by the real SDK."""
 
 import base64
+import io
 import json
 import re
 import socket
+import subprocess
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -134,6 +137,15 @@ def test_containers_of_other_hosts_are_left_alone(engine, monkeypatch):
     monkeypatch.setattr("platform.node", lambda: "another-host")
     assert reaper._reap_containers() == 0
     assert all(method == "GET" for method, _, _ in engine.asked)
+
+
+def test_standard_input_is_a_file_that_is_gone_once_opened(tmp_path):
+    given = io.BytesIO(docker_backend._as_file(docker_backend.GIVEN, b"some words"))
+    with tarfile.open(fileobj=given) as archive:
+        archive.extractall(tmp_path, filter="data")
+    path = tmp_path / docker_backend.GIVEN
+    done = subprocess.run(docker_backend.reading(str(path), ["cat"]), capture_output=True, check=True)
+    assert done.stdout == b"some words" and not path.exists()
 
 
 def test_no_engine_is_one_clear_reason(tmp_path, monkeypatch):
