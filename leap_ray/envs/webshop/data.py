@@ -144,7 +144,7 @@ class Summary:
             f"human goals       {self.human_goals:,}",
             f"nouns of titles   {nouns}",
             f"index             {self.index}",
-            f"use it with       settings: {{data: {self.files[0].parent}}}",
+            f"use it with       settings: {{data: {self.files[0].parent.resolve()}}}",
         ]
         return "\n".join(lines)
 

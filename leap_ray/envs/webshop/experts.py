@@ -228,7 +228,7 @@ class Teacher(Demonstrator):
                 for name, labels in product.options.items()
                 if name not in chosen
                 for label in labels
-                if label and (label == value or ratio(color_of(label), want) > SIMILAR)
+                if reading.is_clickable(label) and (label == value or ratio(color_of(label), want) > SIMILAR)
             ]
             meets = [item for item in alike if ratio(color_of(item[2]), want) > SIMILAR] or alike
             if meets:
@@ -278,8 +278,7 @@ class Teacher(Demonstrator):
     def _revealed(self, session: Session) -> Advice | None:
         """The privileged way, said aloud: straight to the example product. None where that is not the next step."""
         target = session.catalogue.product(session.target)
-        if session.has_search_bar:
-            text = reading.plain_words(target.title)
+        if session.has_search_bar and (text := reading.plain_words(target.title)):
             return Advice(
                 f"search[{text}]", f"The product that meets all of it is {target.title}, so I search for it by name."
             )

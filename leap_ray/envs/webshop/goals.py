@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from leap_ray.envs.webshop.products import Product
+from leap_ray.envs.webshop.products import CONTROL, Product
 from leap_ray.errors import UserError
 from leap_ray.types import digest
 
@@ -173,9 +173,12 @@ def goal_of(raw: dict[str, Any], where: str) -> Goal:
 def _check_goal(goal: Goal, raw: dict[str, Any]) -> None:
     if not isinstance(raw["attributes"], list) or not isinstance(raw["goal_options"], (dict, list)):
         raise TypeError("attributes and goal_options must be lists (goal_options: or an object)")
-    wrong = [text for text in (goal.instruction, *goal.attributes, *goal.values) if not isinstance(text, str)]
+    texts = (goal.instruction, *goal.attributes, *goal.values)
+    wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
         raise TypeError(f"{wrong[0]!r} is not text")
+    if any(map(CONTROL.search, texts)):
+        raise ValueError("it holds control characters")
     if not goal.price_upper > 0:
         raise ValueError(f"price_upper {goal.price_upper} is no bound")
 

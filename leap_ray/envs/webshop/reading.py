@@ -10,7 +10,7 @@ from functools import cached_property
 from leap_ray.envs.webshop.analysis import term_of, terms, words
 from leap_ray.envs.webshop.pages import Part
 from leap_ray.envs.webshop.products import Product
-from leap_ray.envs.webshop.session import Session
+from leap_ray.envs.webshop.session import Session, parse_action
 
 _PRICE = re.compile(r",? and price lower than (\d+(?:\.\d+)?) dollars")
 _OPTIONS = re.compile(r" with (?=(?:(?! with )[^:,]){1,40}: )")
@@ -21,6 +21,9 @@ _POLITE = re.compile(
 )
 _POLITE_WORDS = "find me i need want look looking would like please show that have has"
 _FILLER = frozenset(map(term_of, _POLITE_WORDS.split()))
+
+
+ANYTHING = "product"  # searched for where an instruction holds no word
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Request:
         plain = plain_words(self.thing)
         full = plain_words(f"{self.thing} {' '.join(self.options)}")
         head = plain_words(re.split(r" with | for | that | which |, ", self.thing)[0])
-        return tuple(dict.fromkeys(text for text in (full, plain, head) if text))
+        return tuple(dict.fromkeys(text for text in (full, plain, head) if text)) or (ANYTHING,)
 
     def wants(self, label: str) -> bool:
         """Whether an option's label is among what was asked for."""
@@ -77,14 +80,19 @@ def terms_of(text: str) -> set[str]:
 
 def plain_words(text: str) -> str:
     """The text in lower case without punctuation that a search box has no use for."""
-    return re.sub(r"\s+", " ", re.sub(r"[,;:\[\]\"]", " ", text.lower())).strip()
+    return re.sub(r"\s+", " ", re.sub(r"[,;:<>\[\]\"]", " ", text.lower())).strip()
+
+
+def is_clickable(label: str) -> bool:
+    """Whether an action can name the label: not with brackets in it, as the original reads actions, nor an empty one."""
+    return parse_action(f"click[{label}]") == ("click", label)
 
 
 def wanted_labels(session: Session, request: Request) -> dict[str, str]:
     """option name → label, for the asked-for labels on the present item page; the longest label of a name wins."""
     chosen: dict[str, str] = {}
     for piece in session.pieces:
-        if piece.part is Part.OPTION and request.wants(piece.text):
+        if piece.part is Part.OPTION and is_clickable(piece.text) and request.wants(piece.text):
             chosen[piece.option] = max(chosen.get(piece.option, ""), piece.text, key=len)
     return chosen
 

@@ -276,6 +276,7 @@ def test_goals_from_a_file(folder: Path) -> None:
         (goal(goal_options="red"), "must be lists"),
         (goal(goal_options=[["color", "red"]]), "is not text"),
         (goal(instruction_text=None), "is not text"),
+        (goal(instruction_text="a \x1b[31mlamp"), "control characters"),
     ],
 )
 def test_goals_that_cannot_be_judged(folder: Path, record: dict[str, Any], named: str) -> None:

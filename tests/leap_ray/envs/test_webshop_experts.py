@@ -59,7 +59,7 @@ def test_experts_shop_well_on_the_generated_shop(make, wrapper: str) -> None:
 
 def test_experts_shop_well_on_real_products(real_shop, shared: Path, shop_cache: Path) -> None:
     env = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache))
-    plain, informed = played(env, "demonstrator", 100), played(env, "teacher", 100)
+    plain, informed = played(env, "demonstrator", 50), played(env, "teacher", 50)
     assert mean(e.score for e in plain) > 0.7
     assert mean(e.score for e in informed) > 0.95
     for episode in (*plain, *informed):  # also on pages whose labels LEAP's list of candidates leaves out in part
@@ -157,6 +157,34 @@ def test_a_label_that_two_options_share_is_selected_once(tmp_path: Path) -> None
     assert len(env.panel("test")) == 2
     for task in env.panel("test").tasks:
         assert len(demonstrate(env, task, seed=0, max_actions=15).steps) <= 5
+
+
+@pytest.mark.parametrize("expert", ["demonstrator", "teacher"])
+def test_labels_that_no_action_can_name_are_left_alone(tmp_path: Path, expert: str) -> None:
+    raw = {
+        "asin": "B000000001",
+        "name": "<New> Frame",
+        "full_description": "",
+        "small_description": [],
+        "category": "garden",
+        "query": "frames",
+        "product_category": "Home",
+        "pricing": "$5",
+        "customization_options": {"color": [{"value": "[new] oak"}, {"value": ""}], "size": [{"value": "small"}]},
+        "ins": {"instruction": "!", "instruction_attributes": ["easy clean"]},
+        "title_nouns": ["frame"],
+    }
+    (tmp_path / "products.jsonl").write_text(json.dumps(raw) + "\n")
+    env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"), wrapper="plain", split="product_disjoint")
+    for task in env.panel("train").tasks:
+        episode = demonstrate(env, task, seed=0, max_actions=15, expert=expert)
+        assert all(fit(step.action, step.candidates) and step.valid for step in episode.steps)
+        assert episode.score > 0
+
+
+def test_an_instruction_without_a_word_is_searched_for_all_the_same() -> None:
+    assert Request.read("!").searches
+    assert Request.read("..., and price lower than 40.00 dollars").searches
 
 
 def test_the_symbolic_teacher_corrects_a_poor_shopper(make) -> None:
