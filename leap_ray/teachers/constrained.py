@@ -54,8 +54,8 @@ class ConstrainedTeacher(SelfTeacher):
         return f"Mean KL to the plain expert {mean} nats (delta {self.config.delta:g})."
 
     async def _verdict(self, episode: Episode, t: int, privileged: PrivilegedState, check: Check) -> Verdict:
-        hidden = self.hindsight.with_last(
-            episode, t, "self.j2", privileged=privileged.rendering, privilege=self.config.privilege
+        hidden = self.hindsight.with_last(  # differs from what is shown by the privileged state alone
+            episode, t, "self.j2", privileged=privileged.rendering, privilege=self.config.privilege, candidates=()
         )
         self._check_length(hidden)
         shown = episode.prompt_ids(t)

@@ -134,8 +134,10 @@ class SelfTeacher:
             return Verdict(Outcome.FAILED, detail=str(error))
 
     async def _verdict(self, episode: Episode, t: int, privileged: PrivilegedState, check: Check) -> Verdict:
+        # A correction must be one of the candidate actions: the teacher is told them where the student is not.
+        told = () if self.hindsight.prompter.show_candidates else episode.steps[t].candidates
         prompt = self.hindsight.with_last(
-            episode, t, "self.j2", privileged=privileged.rendering, privilege=self.config.privilege
+            episode, t, "self.j2", privileged=privileged.rendering, privilege=self.config.privilege, candidates=told
         )
         problem = Verdict(Outcome.UNPARSED)
         for attempt in range(TRIES):

@@ -64,6 +64,18 @@ async def test_it_reads_what_the_student_read_and_what_is_hidden(prompter):
     assert HIDDEN not in prompter.tokenizer.decode(episode.prompt_ids(1))
 
 
+@pytest.mark.parametrize("dialect", ["chat", "leap"])
+async def test_it_is_told_the_possible_actions_where_the_student_is_not(student_folder, dialect):
+    prompter = Prompter.load(str(student_folder), dialect, False)
+    episode = episode_of(prompter, "go to desk 1", "dance")
+    student, teacher = self_teacher(prompter, ("Drawers hold small things.", "go to drawer 2"), correct="all")
+    await teacher.correct(episode, privileged(episode))
+    for t, (asked, *_) in enumerate(sorted(student.asked, key=lambda asked: len(asked[0]))):
+        wanted = ", ".join(episode.steps[t].candidates)
+        assert f"The actions possible now: {wanted}" in asked
+        assert wanted not in prompter.tokenizer.decode(episode.prompt_ids(t))
+
+
 async def test_the_student_prompt_is_rebuilt_word_for_word(prompter):
     episode = episode_of(prompter, "go to desk 1", "go to shelf 1", "leave")
     hindsight = Hindsight(prompter, CORRIDOR)
