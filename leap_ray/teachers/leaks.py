@@ -46,7 +46,10 @@ _INTENT = re.compile(
     r"|needs? to|has to|have to|must|want|plan|will|then|once|after|ready to|goal|task)\b"
 )
 _MODAL = re.compile(r"\b(could|would|should)\b")
-_PUT = re.compile(r"\b(put|place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse)\b")
+_PUT = re.compile(
+    r"\b(?:put|place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse)"
+    r"(?: [\w'-]+){0,3}? (?:[TS]|it|one|them)\b"
+)
 _PRESUMES = re.compile(r"\b(check|search|see|look(ing)?|find|need|then|once|after|when|until|before)\b")
 _NEGATION = re.compile(r"\b(no|not|never|nothing|neither|without|\w+n't)\b")
 _AT = r"(?:in|on|inside|at|under|behind|within|by|near)"
@@ -65,7 +68,7 @@ def _up_to(count: int) -> str:
 _CLAIMS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"[TS](?:'s|{_up_to(3)} {_BE}){_up_to(3)} {_AT}{_up_to(4)} P",  # the apple is in the fridge
+        rf"[TS](?:'s|,?{_up_to(3)} {_BE}){_up_to(3)} {_AT}{_up_to(4)} P",  # the apple is in the fridge
         rf"P(?:, (?:which|that))?{_up_to(2)} (?:has|have|contains?|holds?|houses|hides|stores|keeps)[^.;]{{0,30}}? [TS]",
         rf"P{_up_to(3)} with{_up_to(2)} [TS]",  # the fridge is the one with an apple in it
         rf"(?:you|i|we)(?:'ll| will| can) find{_up_to(3)} [TS]{_up_to(2)} {_AT}{_up_to(3)} P",
@@ -79,6 +82,7 @@ _FETCH_FROM = re.compile(
     rf"\b(?:{_FETCH}|pick(?:ing)?){_up_to(3)} [TS]{_up_to(2)} (?:from|out of|off){_up_to(3)} P"
     rf"|[TS]{_up_to(3)} {_FETCH} (?:from|out of|off){_up_to(3)} P"
 )
+_IT = re.compile(rf"\b(?:it|they)(?= ?{_BE}\b)")
 _GO_AND_FETCH = re.compile(rf"P(?:,| and| to){_up_to(3)} {_FETCH}{_up_to(3)} [TS]")  # to the fridge to get the apple
 _THERE = re.compile(rf"[TS]{_up_to(6)} {_AT}{_up_to(3)} P|P\b.* the [TS] there\b")  # the apple in the fridge
 _GENERAL = re.compile(r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(?:kept|stored|found|put|left|go)\b")
@@ -102,7 +106,7 @@ _STOPWORDS = frozenset(
 _LINKS = frozenset(
     (
         *("in", "the", "that", "are", "is", "of", "by", "for", "with", "a", "an", "to", "can", "be", "must", "it"),
-        *("its", "from", "made"),
+        *("its", "has", "have", "should", "them", "these", "from", "made"),
     )
 )
 # Attribute values that a reason uses in another sense as often, and what they then stand before.
@@ -204,7 +208,8 @@ def _attribute(name: str, text: str) -> bool:
     wanted, spoken = [stem(word) for word in words(name)], [stem(word) for word in words(text)]
     if len(wanted) == 1:
         return _word(name, text)
-    if "".join(wanted) in spoken or _linked(wanted, spoken, words(text)) or _linked(wanted[::-1], spoken, words(text)):
+    turned = [wanted[i:] + wanted[:i] for i in range(len(wanted))]
+    if "".join(wanted) in spoken or any(_linked(order, spoken, words(text)) for order in (*turned, wanted[::-1])):
         return True
     first, *middle, last = words(name)
     if first in ("non", "no") or last == "free":  # non gmo, sugar free
@@ -382,12 +387,22 @@ def _claims(said: str, known: str, privileged: PrivilegedState) -> Iterator[Leak
     """Sentences that state where a thing is, which is true, and which nothing seen so far shows."""
     maps = [privileged.facts.get(key) for key in LOCATIONS]
     where = {str(k): str(v) for entry in maps if isinstance(entry, Mapping) for k, v in entry.items()}
-    sentences = re.split(r"(?<=[.!?;])\s+|, (?:so|and|but) ", said)
+    sentences = [clause for sentence in re.split(r"(?<=[.!?;])\s+", said) for clause in _clauses(sentence)]
     for thing, place in where.items():
         thing, place = normal(thing), normal(place)
-        for sentence in sentences:
-            if _states(_marked(sentence, thing, place)) and not _observed(known, thing, place):
+        for before, sentence in sentences:
+            marked = _marked(sentence, thing, place)
+            if not re.search("[TS]", marked) and re.search("[TS]", _marked(before, thing, place)):
+                marked = _IT.sub("T", marked)  # the apple was thrown away, so it is in the garbage
+            if _states(marked) and not _observed(known, thing, place):
                 yield Leak("claim", sentence.strip())
+
+
+def _clauses(sentence: str) -> Iterator[tuple[str, str]]:
+    """(what came before in the sentence, the clause) for each of its clauses."""
+    clauses = re.split(r", (?:so|and|but) ", sentence)
+    for i, clause in enumerate(clauses):
+        yield " ".join(clauses[:i]), clause
 
 
 def _marked(sentence: str, thing: str, place: str) -> str:
@@ -409,8 +424,9 @@ def _states(sentence: str) -> bool:
         return False
     sentence = re.sub(r"\bnot\b.*?\bbut ", "", sentence)
     puts = _PUT.search(sentence)
-    if _FETCH_FROM.search(sentence) and not _GUESS.search(_MODAL.sub("", sentence)):
-        return not puts and not _PRESUMES.search(sentence)
+    fetch = _FETCH_FROM.search(sentence)
+    if fetch and not _GUESS.search(_MODAL.sub("", sentence)):
+        return not puts and not _PRESUMES.search(sentence[: fetch.start()])
     if _GUESS.search(sentence):
         return False
     if _WHERE.search(sentence):

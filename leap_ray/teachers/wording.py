@@ -56,7 +56,7 @@ _SYNONYMS = {
 
 @lru_cache(maxsize=1024)
 def normal(text: str) -> str:
-    """Lower case, plain quotes, one space, no separators in large numbers, and numbers from twenty on in digits."""
+    """Lower case, plain quotes, one space, no separators in large numbers, and numbers from ten on in digits."""
     text = text.casefold().replace("’", "'").replace("‘", "'")
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     text = _NUMERAL.sub(_in_digits, text)
@@ -64,9 +64,9 @@ def normal(text: str) -> str:
 
 
 def _in_digits(match: re.Match[str]) -> str:
-    """The numeral's value; a single word below twenty stays: it may be no number ("the other one")."""
+    """The numeral's value; a single word below ten stays: it may be no number ("the other one")."""
     spoken = [word for word in re.findall(r"[a-z]+", match.group(0)) if word != "and"]
-    if len(spoken) < 2 and spoken[0] not in _TENS:
+    if len(spoken) < 2 and _VALUES.get(spoken[0], 0) < 10:
         return match.group(0)
     total = part = 0
     for word in spoken:
