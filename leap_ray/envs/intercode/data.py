@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -131,16 +132,27 @@ def _find(folder: Path, patterns: Sequence[str]) -> Path:
 
 def _item(language: Language, index: int, record: dict[str, Any], path: Path) -> Item:
     try:
+        query, gold = _text(record["query"]), _text(record["gold"])
         if language == "bash":
-            return Item(f"bash-{index:03d}", record["query"], record["gold"], f"fs_{record['fs']}")
+            return Item(f"bash-{index:03d}", query, gold, f"fs_{record['fs']}")
         if language == "sql":
-            return Item(
-                f"sql-{index:04d}", record["query"], record["gold"], record["db"], tables=tuple(record["db_tables"])
-            )
-        setup, tests = record.get("test_setup_code", ""), tuple(record["tests"])
-        return Item(f"python-{record['task_id']:04d}", record["query"], record["gold"], "python", tests, setup)
+            return Item(f"sql-{index:04d}", query, gold, _text(record["db"]), tables=_texts([*record["db_tables"]]))
+        setup = _text(record.get("test_setup_code", ""))
+        return Item(f"python-{record['task_id']:04d}", query, gold, "python", _texts(record["tests"]), setup)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"intercode: {path}, line {index + 1}, is no {language} task: {error!r}") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return tuple(map(_text, value))
 
 
 def _tree(folder: Path, name: str, published: bool) -> Tree:
@@ -172,7 +184,7 @@ def open_text(path: Path) -> str:
     """The text of a file, unpacked where its name ends in .gz."""
     try:
         return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"intercode: {path} cannot be read: {error}") from None
 
 

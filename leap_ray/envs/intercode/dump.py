@@ -48,7 +48,7 @@ def databases(path: Path) -> dict[str, bytes]:
         elif now is not None:
             try:
                 _take(now, statement)
-            except (sqlite3.Error, ValueError) as error:
+            except (sqlite3.Error, ValueError, IndexError) as error:
                 raise UserError(f"intercode: {path}: {statement[:80]!r} cannot be taken over: {error}") from None
     files = {}
     for name, connection in open_ones.items():

@@ -1,5 +1,6 @@
 """InterCode's task sets: splits, preparing, converting a checkout; and the experts' words."""
 
+import gzip
 import json
 import re
 import shutil
@@ -73,6 +74,21 @@ def test_a_bad_manifest_is_named(tmp_path, manifest):
     (tmp_path / "fs_1.manifest.json").write_text(manifest)
     with pytest.raises(UserError, match=r"fs_1.manifest.json is no manifest"):
         load(str(tmp_path), "bash")
+
+
+@pytest.mark.parametrize("record", ['[]', '{"task_id": 1, "query": 1, "gold": "g", "tests": []}', '7',
+                                    '{"task_id": 1, "query": "q", "gold": "g", "tests": "assert f()"}'])  # fmt: skip
+def test_a_bad_record_names_its_line(tmp_path, record):
+    (tmp_path / "mbpp.jsonl").write_text('{"task_id": 1, "query": "q", "gold": "g", "tests": []}\n' + record + "\n")
+    with pytest.raises(UserError, match="line 2, is no python task"):
+        load(str(tmp_path), "python")
+
+
+def test_a_spoilt_archive_is_named(tmp_path):
+    packed = gzip.compress(b'{"task_id": 1}' * 100)
+    (tmp_path / "mbpp.jsonl.gz").write_bytes(packed[:20] + b"\xff\xff\xff" + packed[23:])
+    with pytest.raises(UserError, match=r"mbpp.jsonl.gz"):
+        load(str(tmp_path), "python")
 
 
 def test_published_trees_hold_their_script(shared):
