@@ -3,6 +3,10 @@
     python experiments/benchmarks/intercode_golden.py --base /path/to/debian-tree [--data FOLDER] [--golden FOLDER]
 
 Build the tree with `python -m leap_ray.envs.intercode.rootfs`. Golden files have the records' form: JSON lines, packed.
+
+Figures depend on the clock in one way: turns whose command and gold command both print the date share a word more than the
+record's did while the hour (or minute) has the number of the month or the day, as they would on a real container. And on a busy
+machine `bash-102`, which prints the second, and `bash-030`, which counts its own pipeline's files in /proc, may miss.
 """
 
 from __future__ import annotations
