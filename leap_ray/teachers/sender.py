@@ -30,7 +30,7 @@ from leap_ray.types import digest, from_plain, to_plain
 
 LIMIT = 256 * 1024**2  # bytes of one message on the socket
 LINGER = 20.0  # seconds without a client and without a call before the process ends
-START = 60.0  # seconds that a sender may take to start or to make room for its successor
+START = 180.0  # seconds that a sender may take to start or to make room for its successor
 
 
 def config_id(config: TeacherConfig) -> str:

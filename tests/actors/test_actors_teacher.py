@@ -60,7 +60,7 @@ async def test_an_actor_killed_with_calls_under_way_loses_and_repeats_nothing(ra
         pid = await teacher.process.remote()
         episodes = [played(number) for number in range(30)]
         refs = [teacher.correct.remote(episode, state) for episode, state in episodes]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while len(server.books.billed) < 6:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.02)
         os.kill(pid, signal.SIGKILL)

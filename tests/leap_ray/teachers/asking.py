@@ -15,7 +15,7 @@ from leap_ray.types import to_json
 
 
 async def main(folder: Path, url: str, count: int, mode: str) -> None:
-    config = TeacherConfig(kind="claude", base_url=url, timeout=2.0, mode=mode, batch_quiet=0.2)  # type: ignore[arg-type]
+    config = TeacherConfig(kind="claude", base_url=url, timeout=30.0, mode=mode, batch_quiet=0.2)  # type: ignore[arg-type]
     teacher = build_teacher(config, [DomainConfig("corridor:Corridor")], folder)
     with open(folder.parent / "corrections.jsonl", "a") as file:  # noqa: ASYNC230
 

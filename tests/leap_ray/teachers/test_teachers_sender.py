@@ -38,7 +38,7 @@ async def asking(folder, server, count, mode="live"):
             await process.wait()
 
 
-async def until(condition, seconds=60):
+async def until(condition, seconds=300):
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  polls a process
             await asyncio.sleep(0.02)
