@@ -23,20 +23,22 @@ STOP_WORDS = frozenset(_STOP.split())
 
 # UAX #29 rule WB4: whatever extends a character belongs to it. Skin tones do not, in the Unicode that Lucene was built with.
 _EXTENDS = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]--[\U0001F3FB-\U0001F3FF"  # an open set
-_EXT = rf"[{_EXTENDS}]]*"
+_EXT = rf"[{_EXTENDS}]]*+"
 _HEBREW = rf"\p{{WB=Hebrew_Letter}}{_EXT}"
 _LETTER = rf"[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]{_EXT}"
 _DIGIT = rf"[\p{{WB=Numeric}}[\p{{Block=Halfwidth_And_Fullwidth_Forms}}&&\p{{Nd}}]]{_EXT}"
 _KATAKANA = rf"\p{{WB=Katakana}}{_EXT}"
-_JOIN = rf"(?:\p{{WB=ExtendNumLet}}{_EXT})"
+_JOINS = (
+    r"(?:\p{WB=ExtendNumLet}[[\p{WB=ExtendNumLet}\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]--[\U0001F3FB-\U0001F3FF]]*+)"
+)
 _SINGLE, _DOUBLE = rf"\p{{WB=Single_Quote}}{_EXT}", rf"\p{{WB=Double_Quote}}{_EXT}"
 _MID_LETTER = rf"[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}\p{{WB=Single_Quote}}]{_EXT}(?={_LETTER})"
 _MID_NUMBER = rf"[\p{{WB=MidNum}}\p{{WB=MidNumLet}}\p{{WB=Single_Quote}}]{_EXT}(?={_DIGIT})"
 _PART = (
-    rf"(?:{_KATAKANA}(?:{_JOIN}*{_KATAKANA})*"
-    rf"|(?:{_HEBREW}(?:{_DOUBLE}{_HEBREW}|{_SINGLE})|{_LETTER}(?:{_MID_LETTER})?|{_DIGIT}(?:{_MID_NUMBER})?)+)"
+    rf"(?:{_KATAKANA}(?:{_JOINS}?{_KATAKANA})*"
+    rf"|(?:{_HEBREW}(?:{_DOUBLE}{_HEBREW}|{_SINGLE})|{_LETTER}(?:{_MID_LETTER})?|{_DIGIT}(?:{_MID_NUMBER})?)++)"
 )
-_WORD = rf"{_JOIN}*{_PART}(?:{_JOIN}+{_PART})*{_JOIN}*"
+_WORD = rf"{_JOINS}?+{_PART}(?:{_JOINS}{_PART})*{_JOINS}?"
 # Extended_Pictographic as of the Unicode that Lucene was built with; later ones dropped ★ ☞ ♡ and the like.
 _PICTURE = (
     "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2194-\u2199\u21a9\u21aa\u231a\u231b\u2328\u2388\u23cf\u23e9-\u23f3\u23f8-\u23fa\u24c2"
@@ -53,14 +55,14 @@ _SOFT = rf"[{_EXTENDS}\uFE0E\uFE0F]]*"
 _TONE = rf"[\U0001F3FB-\U0001F3FF]{_SOFT}"
 _FACE = rf"(?:(?:\p{{Emoji_Modifier_Base}}{_SOFT})?{_TONE}|{_PICTURE}{_SOFT}\uFE0F?)"
 _EMOJI = (
-    rf"\u200D*{_FACE}(?:(?:(?<=\u200D)|\u200D+){_FACE})*"
+    rf"\u200D*+{_FACE}(?:(?:(?<=\u200D)|\u200D++){_FACE})*+"
     rf"|[#*]{_SOFT}\uFE0F?\u20E3{_SOFT}|(?:\p{{Regional_Indicator}}{_EXT}){{2}}"
 )
 _TOKEN = regex.compile(
     rf"{_WORD}|(?:\p{{LB=SA}}{_EXT})+|{_EMOJI}|\p{{Script=Han}}{_EXT}|\p{{Script=Hiragana}}{_EXT}", regex.V1
 )
 _ASCII_TOKEN = regex.compile(
-    r"_*(?:[0-9]+(?:(?:_*|[.,;'])[0-9]+)*|[A-Za-z]+(?:(?:_+|[.:'])[A-Za-z]+)*)+"
+    r"_*+(?:[0-9]+(?:(?:_*|[.,;'])[0-9]+)*|[A-Za-z]+(?:(?:_+|[.:'])[A-Za-z]+)*)+"
     r"(?:_+(?:[0-9]+(?:(?:_*|[.,;'])[0-9]+)*|[A-Za-z]+(?:(?:_+|[.:'])[A-Za-z]+)*)+)*_*"
 )
 
@@ -73,14 +75,14 @@ def words(text: str) -> list[str]:
 
 
 def _pieces(pattern: regex.Pattern[str], text: str) -> list[str]:
-    """The words where a word ends after 255 characters at the latest, and the next begins there."""
+    """The words where a word ends after 255 characters at the latest, and the next begins there; in linear time."""
     found, at = [], 0
-    while hit := pattern.search(text, at):
-        if len(hit[0]) > MAX_TOKEN:
-            hit = pattern.match(text, hit.start(), hit.start() + MAX_TOKEN)
-            assert hit is not None
-        found.append(hit[0])
-        at = hit.end()
+    while at < len(text):
+        begun = pattern.search(text, at, at + 2 * MAX_TOKEN)
+        word = begun and pattern.match(text, begun.start(), begun.start() + MAX_TOKEN)
+        if word:
+            found.append(word[0])
+        at = word.end() if word else begun.start() + 1 if begun else at + MAX_TOKEN
     return found
 
 

@@ -23,7 +23,7 @@ from leap_ray.envs.webshop.products import Product, parse_price, product_of, rea
 from leap_ray.errors import UserError
 
 
-def raw(asin: str = "B000000001", **changes: Any) -> dict[str, Any]:
+def raw(asin: Any = "B000000001", **changes: Any) -> dict[str, Any]:
     record = {
         "asin": asin,
         "name": f"Red Lamp {asin}",
@@ -116,7 +116,7 @@ def test_arrays_are_read_record_by_record(tmp_path: Path, monkeypatch: pytest.Mo
         (raw(pricing="$"), "InvalidOperation"),
         (raw("Ü000000001"), "no product code"),
         (raw(""), "no product code"),
-        (raw(asin=None), "asin must be text"),
+        (raw(None), "asin must be text"),
         (raw(ins={"attributes": "easy clean"}), "not a list"),
         (raw(ins={"attributes": [1]}), "1 is not text"),
         (raw(ins=["easy clean"]), "get"),
