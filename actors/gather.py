@@ -6,13 +6,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, TypeVar
 
 from actors.environment import Attempt, EnvironmentPool
 from leap_ray.journal import Records
 from leap_ray.progress import Stage
 from leap_ray.tasks import Panel
-from leap_ray.types import Correction, Episode, Sampling, episode_id
+from leap_ray.teachers.constrained import kl_used
+from leap_ray.types import Correction, Episode, Outcome, Sampling, episode_id
 
 T = TypeVar("T")
 
@@ -81,7 +83,11 @@ async def correct_all(
     privileged: bool,
     stage: Stage,
 ) -> None:
-    """Rollouts, each failed one corrected while others still play (`privileged`: the teacher is sent privileged state)."""
+    """Rollouts, each failed one corrected while others still play (`privileged`: the teacher is sent privileged state).
+
+    Corrections of an interrupted stage that lack a word for want of money or of an answer are asked for once more.
+    """
+    corrections.drop(unanswered)
 
     async def one(attempt: Attempt) -> None:
         key = episode_id(attempt.task, attempt.seed, attempt.policy)
@@ -96,11 +102,17 @@ async def correct_all(
     await all_of(attempts, one)
 
 
+def unanswered(correction: Correction) -> bool:
+    """Whether the teacher was not asked, or could not be reached, about a step: another time it may be."""
+    return any(word.outcome in (Outcome.BUDGET, Outcome.FAILED) for word in correction.steps)
+
+
 def outcomes(episodes: Iterable[Episode], corrections: Iterable[Correction], threshold: float) -> dict[str, Any]:
-    """What became of every failed episode and of each of its steps."""
+    """What became of every failed episode and of each of its steps; `kl`: the constrained expert's mean, in nats."""
     failed = [e for e in episodes if e.score <= threshold]
     words = {c.episode: c for c in corrections}
     steps = Counter(str(word.outcome) for e in failed for word in words[e.id].steps)
+    spent = kl_used(word.detail for e in failed for word in words[e.id].steps)
     corrected = sum(any(word.outcome == "corrected" for word in words[e.id].steps) for e in failed)
     return {
         "failed": len(failed),
@@ -108,6 +120,7 @@ def outcomes(episodes: Iterable[Episode], corrections: Iterable[Correction], thr
         "steps": sum(steps.values()),
         "outcomes": dict(sorted(steps.items())),
         "dollars": sum(c.dollars for c in words.values()),
+        **({"kl": fmean(spent)} if spent else {}),
     }
 
 

@@ -64,6 +64,17 @@ class Records(Generic[R]):
         self.by_key[key] = record
         return True
 
+    def drop(self, unwanted: Callable[[R], bool]) -> int:
+        """Take records out of the file, so that they are made again. Returns how many."""
+        dropped = [key for key, record in self.by_key.items() if unwanted(record)]
+        for key in dropped:
+            del self.by_key[key]
+        if dropped:
+            self._file.close()
+            write_atomically(self.path, b"".join(to_json(record).encode() + b"\n" for record in self))
+            self._file = open(self.path, "ab")
+        return len(dropped)
+
     def close(self) -> None:
         self._file.close()
 

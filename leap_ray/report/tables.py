@@ -88,6 +88,7 @@ def gathering_table(run: Path) -> Table:
     for stage in ("demonstrations", "rollouts"):
         for iteration, domain, r in results(run, stage):
             words = [f"{name}: {count}" for name, count in r["outcomes"].items()] if "outcomes" in r else [stage]
+            words += [f"mean KL {r['kl']:.3g} nats"] if "kl" in r else []
             words += [f"left out, {why}: {count}" for why, count in r.get("left_out", {}).items()]
             table.add_row(
                 iteration, domain, str(r["episodes"]), f"{100 * r['success']:.1f}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from leap_ray.teachers.self_teacher import SelfTeacher, candidates_of
 from leap_ray.types import Correction, Episode, Outcome, Step, digest
 
 DRAWS = 4  # completions drawn per side where an environment lists no candidate actions
+_KL = re.compile(r"\bKL (\S+) nats")
 NEUTRAL = "Next."  # the reason under which actions are scored: the same for all, so that only the action counts
 
 
@@ -49,7 +51,7 @@ class ConstrainedTeacher(SelfTeacher):
 
     def summary(self, verdicts: Sequence[Verdict]) -> str:
         """Mean KL of the episode's steps."""
-        spent = [float(v.detail.split()[1]) for v in verdicts if v.detail.startswith("KL ")]
+        spent = kl_used(v.detail for v in verdicts)
         mean = f"{np.mean(spent):.4g}" if spent else "none"
         return f"Mean KL to the plain expert {mean} nats (delta {self.config.delta:g})."
 
@@ -96,6 +98,11 @@ class ConstrainedTeacher(SelfTeacher):
             return int(mixture.probabilities.argmax())
         rng = random.Random(digest(self.seed, episode.id, t))
         return rng.choices(range(len(mixture.probabilities)), mixture.probabilities.tolist())[0]
+
+
+def kl_used(details: Iterable[str]) -> list[float]:
+    """The KL to the plain expert that each step tells in its detail, in nats."""
+    return [float(found.group(1)) for detail in details if (found := _KL.search(detail))]
 
 
 async def action_scores(

@@ -95,3 +95,13 @@ def test_no_room_is_said_before_anything_starts(tmp_path):
     check_room(tmp_path / "not" / "there", 0.0)
     with pytest.raises(UserError, match="no room for"):
         check_room(tmp_path, 1e9)
+
+
+def test_records_that_are_dropped_can_be_made_again(tmp_path):
+    with records(tmp_path) as first:
+        for number in range(3):
+            first.append(task(number))
+        assert first.drop(lambda t: t.id == "t1") == 1
+        assert "t1" not in first and first.append(task(1))
+    with records(tmp_path) as again:
+        assert [t.id for t in again] == ["t0", "t2", "t1"]

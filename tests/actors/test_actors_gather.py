@@ -1,0 +1,68 @@
+"""What a stage gathers, and what it asks for again when it was interrupted. No Ray: pool and teacher are plain objects."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from actors.gather import Plan, correct_all, outcomes
+from leap_ray.journal import Records
+from leap_ray.progress import Board
+from leap_ray.tasks import Panel
+from leap_ray.types import Correction, Episode, Finish, Outcome, Sampling, Step, StepCorrection, Task
+
+TASKS = [Task("d", f"t{i}", "train") for i in range(4)]
+
+
+class Pool:
+    """Plays one lost step per task, and counts."""
+
+    def __init__(self):
+        self.played = []
+
+    async def play(self, attempt):
+        self.played.append(attempt.task.id)
+        step = Step("a room", ("go",), "", "go", True, 0.0)
+        return Episode(attempt.task, attempt.seed, attempt.policy, "", (step,), "", 0.0, False, Finish.MAX_ACTIONS)
+
+
+def teacher(word):
+    """An actor's handle of a teacher that gives each episode `word(episode)` on its one step."""
+    asked = []
+
+    async def correct(episode, state):
+        await asyncio.sleep(0)
+        asked.append(episode.task.id)
+        return Correction(episode.id, "t", "", (word(episode),))
+
+    return SimpleNamespace(correct=SimpleNamespace(remote=correct), asked=asked)
+
+
+async def gather(folder, pool, who):
+    plan = Plan(pool, Panel.of("d", "train", TASKS), (0,), 5, 0.0)
+    with (
+        Records(folder / "e.jsonl", Episode, lambda e: e.id) as episodes,
+        Records(folder / "c.jsonl", Correction, lambda c: c.episode) as corrections,
+        Board() as board,
+        board.stage("rollouts", 4) as stage,
+    ):
+        attempts = plan.attempts("base", Sampling(), 100)
+        await correct_all(plan, attempts, episodes, corrections, who, False, stage)
+        return outcomes(episodes, corrections, 0.0)
+
+
+@pytest.mark.parametrize("lack", [Outcome.BUDGET, Outcome.FAILED])
+async def test_what_lacked_money_or_an_answer_is_asked_again_and_nothing_else(tmp_path, lack):
+    pool = Pool()
+    poor = teacher(lambda e: StepCorrection(0, Outcome.REVEALS if e.task.id == "t2" else lack))
+    assert (await gather(tmp_path, pool, poor))["outcomes"] == {str(lack): 3, "reveals privileged state": 1}
+    rich = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    counts = await gather(tmp_path, pool, rich)
+    assert sorted(rich.asked) == ["t0", "t1", "t3"] and len(pool.played) == 4
+    assert counts["outcomes"] == {"corrected": 3, "reveals privileged state": 1}
+    assert (counts["failed"], counts["corrected_episodes"], counts["steps"]) == (4, 3, 4)
+
+
+async def test_the_kl_that_was_used_is_averaged(tmp_path):
+    who = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go", f"KL 0.{e.task.id[1]} nats, beta 0.5"))
+    assert (await gather(tmp_path, Pool(), who))["kl"] == pytest.approx(0.15)
