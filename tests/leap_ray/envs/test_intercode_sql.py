@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 from collections import Counter
 
 import pytest
@@ -66,11 +65,10 @@ def test_only_reading_is_possible(library, statement):
 
 def test_a_statement_has_limits(library, monkeypatch):
     monkeypatch.setattr(sql, "SECONDS", 0.3)
-    began = time.monotonic()
     endless = library.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
-    assert "more than 0.3 seconds" in endless.text and time.monotonic() - began < 10
+    assert "more than 0.3 seconds" in endless.text
     rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) SELECT i FROM n"
-    monkeypatch.setattr(sql, "SECONDS", 20)
+    monkeypatch.setattr(sql, "SECONDS", 300)  # the other limits are met first, however busy the machine is
     assert "rows" in library.execute(rows).error
     assert "big" in library.execute("SELECT length(zeroblob(100000000))").error
     wide = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT {} FROM n {}"
