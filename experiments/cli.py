@@ -220,12 +220,10 @@ def _print_tables(folder: Path) -> None:
     from leap_ray.report import tables
 
     wide = out if out.is_terminal else Console(width=max(out.width, 140))  # a log has no width to keep to
-    shown = (
-        tables.evaluation_table, tables.kinds_table, tables.gathering_table, tables.training_table, tables.spending_table,
-    )  # fmt: skip
-    for table in shown:
-        if made := table(folder):
-            wide.print(made)
+    rest = [tables.gathering_table(folder), tables.training_table(folder), tables.spending_table(folder)]
+    for table in [tables.evaluation_table(folder), *tables.kinds_tables(folder), *rest]:
+        if table:
+            wide.print(table)
 
 
 def data(args: Data) -> None:

@@ -36,27 +36,27 @@ def evaluation_table(run: Path) -> Table:
             f"{100 * r['success']:.1f} [{100 * low:.0f}–{100 * high:.0f}]",
             f"{r['score_scale'] * r['score']:.1f}", f"{r['actions']:.1f}", _number(r["actions_success"]),
             f"{100 * r['invalid']:.0f}",
-            *(f"{100 * r['parts'].get(p, 0):.1f}" if r["parts"] else "" for p in parts),
+            *(f"{100 * r['parts'][p]:.1f}" if p in r["parts"] else "" for p in parts),
         )  # fmt: skip
     return table
 
 
-def kinds_table(run: Path) -> Table:
-    """Success per kind of task, in %, with the number of episodes; and the panel's hash, which names the tasks."""
+def kinds_tables(run: Path) -> list[Table]:
+    """Of each domain, success per kind of task in %, with the number of episodes; and the panel's hash, which names the tasks."""
     rows = _evaluations(run)
-    names = [f"{iteration} {domain.split(':')[-1]}" for iteration, domain, _ in rows]
-    table = Table(title="success % by kind of task (episodes)")
-    for title in ("kind", *names):
+    return [
+        _kinds_table(d, [(i, r) for i, domain, r in rows if domain == d]) for d in dict.fromkeys(d for _, d, _ in rows)
+    ]
+
+
+def _kinds_table(domain: str, rows: list[tuple[str, dict[str, Any]]]) -> Table:
+    table = Table(title=f"{domain.split(':')[-1]}: success % by kind of task (episodes)")
+    for title in ("kind", *(iteration for iteration, _ in rows)):
         table.add_column(title, justify="left" if title == "kind" else "right")
-    for kind in sorted({kind for _, _, r in rows for kind in r["kinds"]}):
-        table.add_row(
-            kind,
-            *(
-                f"{100 * r['kinds'][kind][1]:.0f} ({r['kinds'][kind][0]})" if kind in r["kinds"] else ""
-                for _, _, r in rows
-            ),
-        )
-    table.add_row("panel", *(r["panel"] for _, _, r in rows))
+    for kind in sorted({kind for _, r in rows for kind in r["kinds"]}):
+        found = [r["kinds"].get(kind) for _, r in rows]
+        table.add_row(kind, *(f"{100 * rate[1]:.0f} ({rate[0]})" if rate else "" for rate in found))
+    table.add_row("panel", *(r["panel"] for _, r in rows))
     return table
 
 

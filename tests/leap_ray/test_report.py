@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from leap_ray.report.tables import spending_table
+from leap_ray.report.tables import evaluation_table, kinds_tables, spending_table
 
 
 def printed(table):
@@ -40,3 +40,21 @@ def test_the_ledger_is_summed_by_purpose(tmp_path):
     rows = [line.replace("│", " ").split() for line in printed(spending_table(tmp_path)).splitlines()]
     assert ["correct", "3", "2", "2,400", "900", "120", "0.38"] in rows
     assert ["repair", "1", "1", "10", "0", "5", "0.50"] in rows
+
+
+def evaluated(run, domain, **figures):
+    folder = run / "iter-0" / "evaluate" / domain
+    folder.mkdir(parents=True)
+    figures = {"episodes": 2, "success": 0.5, "interval": [0.1, 0.9], "score": 0.5, "score_scale": 100, **figures}
+    figures |= {"actions": 3.0, "actions_success": None, "invalid": 0.0, "panel": f"hash-{domain}"}
+    (folder / "done.json").write_text(json.dumps(figures))
+
+
+def test_several_domains_stand_in_one_table_and_their_kinds_in_one_each(tmp_path):
+    evaluated(tmp_path, "webshop", parts={"att": 0.25}, kinds={"beauty": [2, 0.5]})
+    evaluated(tmp_path, "intercode", parts={"p1": 0.33}, kinds={"fs_1": [2, 0.5]})
+    rows = [line.split("│")[1:-1] for line in printed(evaluation_table(tmp_path)).splitlines() if "iter-0" in line]
+    assert [[cell.strip() for cell in row][-2:] for row in rows] == [["33.0", ""], ["", "25.0"]]
+    first, second = map(printed, kinds_tables(tmp_path))
+    assert "fs_1" in first and "hash-intercode" in first and "beauty" not in first
+    assert "50 (2)" in second and "hash-webshop" in second
