@@ -138,21 +138,27 @@ def test_advice_accepts_what_is_no_mistake(make) -> None:
     assert advice.action == "click[buy now]"
 
 
-def test_a_label_that_two_options_share_is_selected_once(tmp_path: Path) -> None:
+def write_frame(folder: Path, name: str, options: dict, instruction: str) -> None:
+    """A shop of one product."""
     raw = {
         "asin": "B000000001",
-        "name": "Easy Clean Frame",
+        "name": name,
         "full_description": "",
         "small_description": [],
         "category": "garden",
         "query": "frames",
         "product_category": "Home",
         "pricing": "$5",
-        "customization_options": {"color": [{"value": "black"}], "frame": [{"value": "black"}, {"value": "oak"}]},
-        "ins": {"instruction": "Find me easy clean frames", "instruction_attributes": ["easy clean"]},
+        "customization_options": options,
+        "ins": {"instruction": instruction, "instruction_attributes": ["easy clean"]},
         "title_nouns": ["frame"],
     }
-    (tmp_path / "products.jsonl").write_text(json.dumps(raw) + "\n")
+    (folder / "products.jsonl").write_text(json.dumps(raw) + "\n")
+
+
+def test_a_label_that_two_options_share_is_selected_once(tmp_path: Path) -> None:
+    options = {"color": [{"value": "black"}], "frame": [{"value": "black"}, {"value": "oak"}]}
+    write_frame(tmp_path, "Easy Clean Frame", options, "Find me easy clean frames")
     env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"), split="official")
     assert len(env.panel("test")) == 2
     for task in env.panel("test").tasks:
@@ -161,20 +167,8 @@ def test_a_label_that_two_options_share_is_selected_once(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("expert", ["demonstrator", "teacher"])
 def test_labels_that_no_action_can_name_are_left_alone(tmp_path: Path, expert: str) -> None:
-    raw = {
-        "asin": "B000000001",
-        "name": "<New> Frame",
-        "full_description": "",
-        "small_description": [],
-        "category": "garden",
-        "query": "frames",
-        "product_category": "Home",
-        "pricing": "$5",
-        "customization_options": {"color": [{"value": "[new] oak"}, {"value": ""}], "size": [{"value": "small"}]},
-        "ins": {"instruction": "!", "instruction_attributes": ["easy clean"]},
-        "title_nouns": ["frame"],
-    }
-    (tmp_path / "products.jsonl").write_text(json.dumps(raw) + "\n")
+    options = {"color": [{"value": "[new] oak"}, {"value": ""}], "size": [{"value": "small"}]}
+    write_frame(tmp_path, "<New> Frame", options, "!")
     env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"), wrapper="plain", split="product_disjoint")
     for task in env.panel("train").tasks:
         episode = demonstrate(env, task, seed=0, max_actions=15, expert=expert)
