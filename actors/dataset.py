@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray.data.expressions import col
 
 from actors.environment import PromptSettings
@@ -21,6 +22,8 @@ from leap_ray.learning.rows import to_record
 from leap_ray.types import Correction, Episode, from_json, to_json
 
 EPISODES_PER_BLOCK = 64  # enough work to be worth a process, which loads a tokenizer first
+
+LOCAL = LocalFileSystem()  # named, since a path alone is read as a URI, in which `#` and `%` mean something
 
 # A process of Ray Data keeps its tokenizer between tasks.
 _prompter = cache(PromptSettings.load)
@@ -34,8 +37,8 @@ def read_examples(folders: Iterable[Path]) -> ray.data.Dataset:
     files = [str(file) for folder in folders for file in sorted(folder.glob("*.parquet"))]
     if not files:
         raise UserError("there is no example to train on: `show` counts what was left out, and why")
-    # Without `partitioning`, a folder called `key=value` anywhere in the path would become a column.
-    return ray.data.read_parquet(files, partitioning=None, override_num_blocks=max(1, len(files)))
+    # With `partitioning`, a folder called `key=value` anywhere in the path would become a column.
+    return ray.data.read_parquet(files, filesystem=LOCAL, partitioning=None, override_num_blocks=max(1, len(files)))
 
 
 def write_examples(
@@ -66,7 +69,7 @@ def write_examples(
         if len(words) > 1:
             dataset = dataset.filter(expr=col("left_out") == "")
         if words[""]:
-            dataset.drop_columns(["left_out"]).write_parquet(str(part))
+            dataset.drop_columns(["left_out"]).write_parquet(str(part), filesystem=LOCAL)
     os.replace(part, folder)
     return words.pop("", 0), dict(sorted(words.items()))
 

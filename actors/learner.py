@@ -25,6 +25,7 @@ import ray.train
 import ray.train.torch
 from ray.data import ExecutionOptions
 
+from actors.dataset import LOCAL
 from leap_ray.config import LearnerConfig, Objective
 from leap_ray.errors import UserError
 from leap_ray.learning import checkpoint
@@ -208,6 +209,7 @@ def run(job: Job) -> None:
     run_config = ray.train.RunConfig(
         name="train",
         storage_path=job.storage,
+        storage_filesystem=LOCAL,
         failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -32,12 +33,13 @@ def ray_session(output: CapturedOutput) -> Iterator[str]:
 
     A cluster that merely runs on this machine is left alone: only RAY_ADDRESS chooses one. Yields what was chosen, in words.
     """
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = os.environ.get("RAY_ADDRESS", "").removeprefix("local")
     if address.startswith("ray://"):
         raise UserError(f"RAY_ADDRESS={address} is Ray Client, which runs do not support: use `ray job submit`")
     local = {} if address else {"num_cpus": max(LOCAL_CPUS, os.cpu_count() or 1)}
     where = f"the cluster at {address} (RAY_ADDRESS)" if address else "this machine"
     try:
+        _knock(address)
         context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         remedy = "; check RAY_ADDRESS, or unset it to start Ray here" if address else ""
@@ -45,15 +47,24 @@ def ray_session(output: CapturedOutput) -> Iterator[str]:
     _link_logs(output, context.address_info["session_dir"])
     _configure_data(output.verbose)
     url = f" · dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
+    where = f"the cluster at {context.address_info['gcs_address']}" if address else where
     try:
         yield f"Ray on {where}{url}"
     finally:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 def _configure_data(verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
+    context.raise_original_map_exception = True  # a UserError of a task stays one
     for name in ("ray.data", "ray.train"):  # their own lines about every small data set would bury the others
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
     context.execution_options.preserve_order = True  # the same records give the same examples in the same order

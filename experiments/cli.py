@@ -117,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("leap-ray: stopped; what is done is kept: `leap-ray resume RUN` goes on from there", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        print(f"leap-ray: {user_error(error) or _bug(error)}", file=sys.stderr)
+        known = user_error(error)  # one sentence; Ray Data adds lines of its own to it
+        print(f"leap-ray: {str(known).splitlines()[0] if known else _bug(error)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -39,12 +39,14 @@ def panel_path(panel: str) -> str:
 
 
 def check_machine(folder: Path) -> None:
-    """Raise UserError where this machine cannot hold a run in that folder: temporary files, cache, sockets."""
+    """Raise UserError where this machine cannot hold a run in that folder: its name, temporary files, cache, sockets."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
         raise UserError(
             f"--run-dir {folder}: inside a Ray job this would be a temporary copy of the working directory; "
             "give an absolute folder that every node sees"
         )
+    if odd := re.search(r"[?\x00-\x1f\x7f]", str(absolute(folder))):
+        raise UserError(f"--run-dir {str(absolute(folder))!r}: folders with {odd[0]!r} in their names cannot be used: choose another")
     temporary = _temporary_folder()
     check_cache()
     if "RAY_ADDRESS" not in os.environ:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+
+# The end of a traceback in text.
+_RAISED = re.compile(rf"^{re.escape(__name__)}\.(?:User|Privilege)Error: (.+)\Z", re.MULTILINE | re.DOTALL)
 
 
 class UserError(Exception):
@@ -17,10 +21,13 @@ def user_error(error: BaseException) -> UserError | None:
     """The UserError that an exception is, wraps or was caused by; None if there is none.
 
     Distributed libraries wrap what their workers raise: in `cause` (a remote task), in a mapping of failures by worker (a
-    training), in an exception group, or as `__cause__`. The innermost one is the plain error as it was raised.
+    training), in an exception group, or as `__cause__`. The innermost one is the plain error as it was raised. Of an actor's
+    constructor they keep the text alone.
     """
-    matches = [e for e in _chain(error, set()) if isinstance(e, UserError)]
-    return matches[-1] if matches else None
+    chain = list(_chain(error, set()))
+    matches = [e for e in chain if isinstance(e, UserError)]
+    texts = [match[1] for e in chain if (match := _RAISED.search(str(e)))]
+    return matches[-1] if matches else UserError(texts[-1]) if texts else None
 
 
 def _chain(error: BaseException, seen: set[int]) -> Iterator[BaseException]:

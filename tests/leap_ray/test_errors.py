@@ -1,0 +1,55 @@
+"""A user's error is found in whatever a library wraps around it."""
+
+import pytest
+
+from leap_ray.errors import PrivilegeError, UserError, user_error
+
+
+class Carrier(Exception):
+    def __init__(self, **carried):
+        super().__init__("something failed")
+        self.__dict__.update(carried)
+
+
+def chained(inner):
+    try:
+        try:
+            raise inner
+        except Exception as error:
+            raise RuntimeError("outer") from error
+    except RuntimeError as error:
+        return error
+
+
+INNER = UserError("the sentence")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        INNER,
+        Carrier(cause=INNER),
+        Carrier(cause=Carrier(cause=INNER)),
+        Carrier(worker_failures={0: Carrier(cause=INNER)}),
+        Carrier(controller_failure=INNER),
+        ExceptionGroup("several", [ValueError("x"), Carrier(cause=INNER)]),
+        chained(INNER),
+        chained(Carrier(worker_failures={1: INNER})),
+    ],
+    ids=["itself", "task", "task in task", "training", "controller", "group", "chain", "chained training"],
+)
+def test_the_plain_error_is_found(error):
+    assert user_error(error) is INNER
+
+
+def test_of_an_actors_constructor_only_the_text_is_left():
+    text = "died in its creation task, ray::A.__init__()\n  File x\nleap_ray.errors.PrivilegeError: the sentence"
+    assert str(user_error(RuntimeError(text))) == "the sentence"
+
+
+def test_a_fault_of_the_program_is_none():
+    loop = ValueError("x")
+    loop.__cause__ = Carrier(cause=loop)
+    assert user_error(loop) is None
+    assert user_error(RuntimeError("it said UserError: in the middle of a line")) is None
+    assert user_error(PrivilegeError("p")) is not None
