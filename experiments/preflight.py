@@ -45,8 +45,9 @@ def check_machine(folder: Path) -> None:
             f"--run-dir {folder}: inside a Ray job this would be a temporary copy of the working directory; "
             "give an absolute folder that every node sees"
         )
-    if odd := re.search(r"[?\x00-\x1f\x7f]", str(absolute(folder))):
-        raise UserError(f"--run-dir {str(absolute(folder))!r}: folders with {odd[0]!r} in their names cannot be used: choose another")
+    path = str(absolute(folder))
+    if odd := re.search(r"[?\x00-\x1f\x7f]", path):
+        raise UserError(f"--run-dir {path!r}: folders with {odd[0]!r} in their names cannot be used: choose another")
     temporary = _temporary_folder()
     check_cache()
     if "RAY_ADDRESS" not in os.environ:
