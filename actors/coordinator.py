@@ -191,8 +191,8 @@ class Coordinator:
                 storage=output / "ray-train",
                 adapter_name=policy.name,
             )
-        self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})
         self.metrics.log("train", iteration, result.metrics)
+        self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})
         return policy
 
     async def measure_gap(self, iteration: int, policy: Policy) -> None:
@@ -323,8 +323,8 @@ class Coordinator:
             kind.to_parquet()
             kind.close()
         result = {**result, "score_scale": load_domain(domain.name).score_scale}
-        self.run.finish(stage, result)
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
+        self.run.finish(stage, result)  # last: a crash in between writes the figures twice rather than never
 
     async def _log_spending(self) -> None:
         """The ledger's sums so far, where the teacher is paid."""

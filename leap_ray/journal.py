@@ -22,7 +22,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from leap_ray.config import OPERATIONAL
 from leap_ray.errors import UserError
@@ -208,6 +208,16 @@ def check_room(path: Path, gib: float) -> None:
             f"no room for {path}: {free:.1f} GiB free, {gib:g} GiB wanted (min_free_gib): free some space or choose "
             "another --run-dir"
         )
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """A file of lines, to be appended to. A last line that a crash cut off is ended, so that the next one stands alone."""
+    file = open(path, "a+b")
+    if file.seek(0, os.SEEK_END):
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+    return file
 
 
 def write_line(file: Any, line: str | bytes) -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from leap_ray.errors import UserError
-from leap_ray.journal import write_line
+from leap_ray.journal import open_lines, write_line
+from leap_ray.types import digest
 
 
 class Metrics:
     """Appends one line per event, and hands its numbers to the trackers."""
 
     def __init__(self, folder: Path, trackers: Sequence[str], run: str, config: Mapping[str, Any]) -> None:
-        self._file = open(folder / "metrics.jsonl", "ab")
+        self._file = open_lines(folder / "metrics.jsonl")
         self._trackers = [_TRACKERS[name](folder, run, config) for name in trackers]
 
     def log(self, event: str, step: int, figures: Mapping[str, Any]) -> None:
@@ -62,7 +63,12 @@ class _Wandb:
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
         wandb = _extra("wandb", "wandb")
         self._run = wandb.init(
-            project="leap-ray", name=run, id=folder.name, resume="allow", dir=folder, config=dict(config)
+            project="leap-ray",
+            name=run,
+            id=f"{folder.name}-{digest(str(folder), length=8)}",  # two runs of one name are two
+            resume="allow",
+            dir=folder,
+            config=dict(config),
         )
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:

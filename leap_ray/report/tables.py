@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
+import pandas
 from rich.table import Table
 
 from leap_ray.errors import UserError
+from leap_ray.evaluation import Outcomes, compare
 from leap_ray.journal import read_json
 from leap_ray.teachers.store import read_ledger
+
+COMPARED = "over tasks that both played; gained, lost: tasks won more, less often; p: exact sign-flip test (one seed: McNemar's)"
 
 
 def results(run: Path, stage: str) -> list[tuple[str, str, dict[str, Any]]]:
@@ -26,7 +31,7 @@ def evaluation_table(run: Path) -> Table:
     """Success with its 95 % Wilson interval, actions, invalid actions, and the parts of the score."""
     rows = _evaluations(run)
     parts = list(dict.fromkeys(part for _, _, r in rows for part in r["parts"]))
-    table = Table(title=f"{run.name}: evaluation", caption="success %: with its 95 % Wilson interval")
+    table = Table(title=f"{run.name}: evaluation", caption="success %: with its 95 % interval (Wilson's, over tasks)")
     for title in ("policy", "domain", "n", "success %", "score", "actions", "when won", "invalid %", *parts):
         table.add_column(title, justify="left" if title in ("policy", "domain") else "right", no_wrap=True)
     for iteration, domain, r in rows:
@@ -39,6 +44,31 @@ def evaluation_table(run: Path) -> Table:
             *(f"{100 * r['parts'][p]:.1f}" if p in r["parts"] else "" for p in parts),
         )  # fmt: skip
     return table
+
+
+def comparison_table(run: Path) -> Table | None:
+    """Each policy beside the one before it, and the last beside the first trained; None before there are two."""
+    table = Table(title="comparisons", caption=COMPARED)
+    for title in ("domain", "policies", "tasks", "difference %", "gained", "lost", "p"):
+        table.add_column(title, justify="left" if title in ("domain", "policies") else "right", no_wrap=True)
+    rows = _evaluations(run)
+    for domain in dict.fromkeys(domain for _, domain, _ in rows):
+        names = [name for name, d, _ in rows if d == domain]
+        pairs = list(itertools.pairwise(names))
+        if len(names) > 3:
+            pairs.append((names[1], names[-1]))
+        for before, after in pairs:
+            c = compare(*(_outcomes(run / name / "evaluate" / domain) for name in (before, after)))
+            table.add_row(
+                domain.split(":")[-1], f"{before} → {after}", str(c.tasks), f"{100 * c.difference:+.1f}",
+                str(c.gained), str(c.lost), f"{c.p:.2g}",
+            )  # fmt: skip
+    return table if table.row_count else None
+
+
+def _outcomes(stage: Path) -> Outcomes:
+    rows = pandas.read_parquet(stage / "episodes.parquet", columns=["task", "seed", "success"], partitioning=None)
+    return {(task["id"], int(seed)): bool(won) for task, seed, won in zip(rows.task, rows.seed, rows.success)}
 
 
 def kinds_tables(run: Path) -> list[Table]:

@@ -1,8 +1,10 @@
 """Figures over episodes."""
 
+import random
+
 import pytest
 
-from leap_ray.evaluation import compare, summarize, wilson
+from leap_ray.evaluation import clustered_wilson, compare, summarize, wilson
 from leap_ray.types import Episode, Finish, Step, Task
 
 
@@ -41,10 +43,55 @@ def test_summary():
     assert summarize([]).actions_success is None
 
 
+def outcomes(*tasks):
+    """Outcomes of tasks, each given as its seeds' results: "1" won, "0" lost."""
+    return {(f"t{i}", seed): won == "1" for i, seeds in enumerate(tasks) for seed, won in enumerate(seeds)}
+
+
 def test_comparison_is_paired_by_task():
-    before = [episode(i, i < 2) for i in range(10)]
-    after = [episode(i, i >= 1) for i in range(10)]
+    before = outcomes(*("1" if i < 2 else "0" for i in range(10)))
+    after = outcomes(*("1" if i >= 1 else "0" for i in range(10)))
     result = compare(before, after)
-    assert (result["gained"], result["lost"]) == (8, 1)
-    assert result["p"] == pytest.approx(2 * (1 + 9) / 2**9)
-    assert compare(before, before)["p"] == 1.0
+    assert (result.tasks, result.gained, result.lost, result.difference) == (10, 8, 1, pytest.approx(0.7))
+    assert result.p == pytest.approx(2 * (1 + 9) / 2**9), "McNemar's exact test"
+    assert compare(before, before).p == 1.0
+
+
+def test_seeds_are_no_further_tasks():
+    once = compare(outcomes(*"000" + "1" * 21), outcomes(*"1" * 24))
+    thrice = compare(outcomes(*["000"] * 3, *["111"] * 21), outcomes(*["111"] * 24))
+    assert once == thrice
+    assert once.p == 0.25
+
+
+def test_tasks_of_unlike_numbers_of_seeds_count_the_same():
+    before, after = outcomes("00", "000", "1"), outcomes("01", "001", "1")
+    result = compare(before, after)
+    assert (result.tasks, result.gained, result.difference) == (3, 2, pytest.approx((1 / 2 + 1 / 3) / 3))
+    assert result.p == pytest.approx(0.5)
+
+
+def test_only_what_both_have_played_is_compared():
+    assert compare(outcomes("1", "1"), {("other", 0): True}).tasks == 0
+    assert compare({}, {}).p == 1.0
+    assert compare(outcomes("10"), {("t0", 0): True}).difference == 0
+
+
+def test_with_one_seed_the_interval_is_wilsons():
+    assert clustered_wilson(outcomes(*"1101000")) == wilson(3, 7)
+    assert clustered_wilson({}) == (0.0, 1.0)
+    assert clustered_wilson(outcomes("111", "111")) == wilson(2, 2), "three seeds of two tasks that are always won"
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+@pytest.mark.parametrize("mean", [0.2, 0.5])
+def test_the_interval_covers_the_rate_whatever_the_number_of_seeds(seeds, mean):
+    draw = random.Random(seeds)
+    covered = 0
+    for _ in range(1000):
+        rates = [draw.betavariate(2 * mean, 2 * (1 - mean)) for _ in range(24)]  # tasks are easy or hard
+        low, high = clustered_wilson(
+            {(str(t), s): draw.random() < p for t, p in enumerate(rates) for s in range(seeds)}
+        )
+        covered += low <= mean <= high
+    assert covered >= 920  # 660 with Wilson's interval over all episodes of five seeds

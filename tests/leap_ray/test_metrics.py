@@ -22,3 +22,15 @@ def test_an_event_is_written_whole_and_its_numbers_are_drawn(tmp_path):
         "evaluate/webshop/parts/att": [(-1, 0.25)],
         "rollouts/webshop/outcomes/reveals_privileged_state": [(1, 3.0)],
     }
+
+
+def test_a_line_that_a_crash_cut_off_stands_alone(tmp_path):
+    """Else the next event is glued to it, and both are lost."""
+    (tmp_path / "metrics.jsonl").write_text('{"event": "a", "step": 0}\n{"event": "b", "st')
+    for _ in range(2):
+        metrics = Metrics(tmp_path, [], "run", {})
+        metrics.log("c", 1, {})
+        metrics.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [line[:12] for line in lines[:2]] == ['{"event": "a', '{"event": "b']
+    assert [json.loads(line)["event"] for line in lines[2:]] == ["c", "c"]

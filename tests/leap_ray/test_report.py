@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from leap_ray.report.tables import evaluation_table, kinds_tables, spending_table
+from leap_ray.report.tables import comparison_table, evaluation_table, kinds_tables, spending_table
 
 
 def printed(table):
@@ -58,3 +58,34 @@ def test_several_domains_stand_in_one_table_and_their_kinds_in_one_each(tmp_path
     first, second = map(printed, kinds_tables(tmp_path))
     assert "fs_1" in first and "hash-intercode" in first and "beauty" not in first
     assert "50 (2)" in second and "hash-webshop" in second
+
+
+def play(run, policy, wins):
+    """An evaluation of households with those results, as a run leaves it."""
+    from leap_ray.journal import RunDirectory
+    from leap_ray.types import Episode, Finish, Task
+
+    directory = RunDirectory(run)
+    with directory.records(f"{policy}/evaluate/households", "episodes", Episode, lambda e: e.id) as episodes:
+        for i, won in enumerate(wins):
+            task = Task("households", f"t{i}", "valid")
+            finish = Finish.SUCCESS if won == "1" else Finish.MAX_ACTIONS
+            episodes.append(Episode(task, 0, policy, "", (), "", float(won), won == "1", finish))
+        episodes.to_parquet()
+    directory.finish(f"{policy}/evaluate/households", {"domain": "households"})
+    directory.close()
+
+
+def test_each_policy_is_compared_with_the_one_before_and_the_last_with_the_first_trained(tmp_path):
+    play(tmp_path, "base", "000000")
+    assert comparison_table(tmp_path) is None
+    for number, wins in enumerate(("110000", "101000", "111111")):
+        play(tmp_path, f"iter-{number}", wins)
+    lines = printed(comparison_table(tmp_path)).splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "→" in line]
+    assert [row[1:] for row in rows] == [
+        ["base → iter-0", "6", "+33.3", "2", "0", "0.5"],
+        ["iter-0 → iter-1", "6", "+0.0", "1", "1", "1"],
+        ["iter-1 → iter-2", "6", "+66.7", "4", "0", "0.12"],
+        ["iter-0 → iter-2", "6", "+66.7", "4", "0", "0.12"],
+    ]
