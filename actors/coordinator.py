@@ -187,7 +187,7 @@ class Coordinator:
                 output=output,
                 config=self.config.learner,
                 objective=objective,
-                seed=self.config.seed + iteration,
+                seed=self.config.stage_seed("train", iteration),
                 storage=output / "ray-train",
                 adapter_name=policy.name,
             )
@@ -279,7 +279,7 @@ class Coordinator:
 
     def _chosen(self, domain: DomainConfig, panel: str, count: int | None, iteration: int, use: str) -> Panel:
         """The tasks of a stage, each iteration's drawn anew, and the panel file that says which."""
-        chosen = self.panels[domain.name, panel].sample(count, self.config.seed + iteration)
+        chosen = self.panels[domain.name, panel].sample(count, self.config.stage_seed(use, iteration))
         folder = self.run.path / "panels"
         folder.mkdir(exist_ok=True)
         chosen.save(folder / f"{domain.name.replace(':', '.')}-{use}-{iteration}.json")

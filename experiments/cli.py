@@ -187,7 +187,7 @@ def evaluate(args: Evaluate, overrides: Sequence[str]) -> None:
         raise UserError(f"run {args.run_dir} has no domain {args.domain!r}")
     env = make_env(domain.name, domain.settings)
     panel = env.resolve_panel(panel_path(args.panel or domain.eval_panel))
-    panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.seed)
+    panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.eval_panel_seed)
     env.close()
     with CapturedOutput(args.verbose) as output:
         config, directory = _prepare(config, args.run_dir, output)

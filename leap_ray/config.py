@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leap_ray.errors import UserError
-from leap_ray.types import RecordError, digest, from_plain, to_plain
+from leap_ray.types import RecordError, digest, from_plain, seed_of, to_plain
 from leap_ray.yaml_files import dump_yaml, read_yaml
 
 Objective = Literal["sft", "dpo", "kto"]
@@ -183,6 +183,7 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluate_base: bool = True  # evaluate the untuned student before iteration 0
     eval_seeds: tuple[int, ...] = (0,)
+    eval_panel_seed: int = 0  # draws the evaluation tasks: runs of several `seed`s are evaluated on the same ones
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     min_free_gib: float = 2.0  # refuse to start with less room on the run directory's disk
 
@@ -198,6 +199,13 @@ class RunConfig:
             for name in names:
                 del (plain[section] if section else plain)[name]
         return digest(plain)
+
+    def stage_seed(self, stage: str, iteration: int) -> int:
+        """The seed of an iteration's "demonstrations", "rollouts", "train" or "evaluate".
+
+        Evaluations have one of their own that no training seed changes: training seeds are compared on one panel.
+        """
+        return self.eval_panel_seed if stage == "evaluate" else seed_of(self.seed, stage, iteration)
 
 
 def check(config: RunConfig) -> None:

@@ -179,6 +179,11 @@ def digest(*parts: Any, length: int = 12) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def seed_of(*parts: Any) -> int:
+    """A seed (0 ≤ seed < 2^31) out of what it is for: sums of seeds collide (run 0, iteration 1 and run 1, iteration 0)."""
+    return int(digest(*parts, length=8), 16) >> 1
+
+
 def episode_id(task: Task, seed: int, policy: str) -> str:
     """Identifier of one attempt. The panel is left out: the same game is the same game on any list."""
     return digest(task.domain, task.id, seed, policy, length=16)

@@ -38,6 +38,8 @@ def test_every_configuration_of_the_project_is_valid_and_survives_being_written(
         ),
         ("name: a", "missing 'domains'"),
         ("name: a\ndomains: []", "at least one is needed"),
+        ("name: a\ndomains: [{name: households}]\nlearner: {epochs: 2}\nlearner: {rank: 8}", "'learner' stands twice"),
+        ("name: a\ndomains: [{name: households}]\n1: 2", "1 is no setting's name"),
         ("- 1", "is not a mapping"),
         ("a: [", "is not YAML"),
     ],
@@ -72,3 +74,24 @@ def test_options_go_over_the_file():
     assert changed.domains[0].settings == {"size": 2}
     with pytest.raises(SystemExit):
         config.override(base, ["--learner.epoch", "3"], "leap-ray run")
+
+
+def test_seeds_of_stages_and_runs_never_meet():
+    runs = [RunConfig("a", (DomainConfig("households"),), seed=seed) for seed in range(20)]
+    drawn = [run.stage_seed(stage, i) for run in runs for stage in ("demonstrations", "rollouts", "train") for i in range(8)]
+    assert len(set(drawn)) == len(drawn)
+    assert {run.stage_seed("evaluate", i) for run in runs for i in range(3)} == {0}, "one panel for all training seeds"
+
+
+@pytest.mark.parametrize("section", ["student", "rollout", "teacher", "learner"])
+def test_a_section_whose_settings_are_all_commented_out_is_all_defaults(section, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"name: a\ndomains: [{{name: households}}]\n{section}:\n  # rank: 8\n")
+    assert config.load(path) == RunConfig("a", (DomainConfig("households"),))
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("name: no\ndomains: [{name: households}]\nlearner: {learning_rate: 3e-5, warmup_steps: 1e1}")
+    read = config.load(path)
+    assert (read.name, read.learner.learning_rate, read.learner.warmup_steps) == ("no", 3e-5, 10)
