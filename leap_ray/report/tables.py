@@ -58,7 +58,7 @@ def comparison_table(run: Path) -> Table | None:
         if len(names) > 3:
             pairs.append((names[1], names[-1]))
         for before, after in pairs:
-            c = compare(*(_outcomes(run / name / "evaluate" / domain) for name in (before, after)))
+            c = compare(*(outcomes(run / name / "evaluate" / domain) for name in (before, after)))
             table.add_row(
                 domain.split(":")[-1], f"{before} → {after}", str(c.tasks), f"{100 * c.difference:+.1f}",
                 str(c.gained), str(c.lost), f"{c.p:.2g}",
@@ -66,7 +66,8 @@ def comparison_table(run: Path) -> Table | None:
     return table if table.row_count else None
 
 
-def _outcomes(stage: Path) -> Outcomes:
+def outcomes(stage: Path) -> Outcomes:
+    """Success by task and seed of a finished evaluation."""
     rows = pandas.read_parquet(stage / "episodes.parquet", columns=["task", "seed", "success"], partitioning=None)
     return {(task["id"], int(seed)): bool(won) for task, seed, won in zip(rows.task, rows.seed, rows.success)}
 
