@@ -14,6 +14,7 @@ from leap_ray.envs.intercode.data import Item, Language, Split, load
 from leap_ray.envs.intercode.experts import expert
 from leap_ray.envs.intercode.games import Game, Result, open_game, visible
 from leap_ray.envs.intercode.sandbox import SandboxError
+from leap_ray.envs.intercode.words import readings
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
 from leap_ray.types import Task
@@ -52,6 +53,11 @@ class InterCodeEnv(TextEnv):
     max_actions = 10  # (authors); 15 for SQL
     blocking = True
     language: ClassVar[Language] = "bash"
+
+    @classmethod
+    def aliases(cls, text: str) -> tuple[str, ...]:
+        """A program read aloud."""
+        return readings(text)
 
     def __init__(
         self,

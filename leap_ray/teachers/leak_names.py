@@ -1,0 +1,175 @@
+"""Names in a reason that the student has not seen: instances, attributes, options, products. Part of the leak check.
+
+`reason` is the text as written, `said` and `known` are the `normal` reason and what the student has seen.
+"""
+
+from __future__ import annotations
+
+import re
+
+from leap_ray.envs.base import Secret
+from leap_ray.teachers.wording import common_run, has, normal, numbered, stem, words
+
+_STOPWORDS = frozenset(
+    (
+        *("a", "an", "the", "of", "for", "with", "and", "or", "to", "in", "on", "at", "by", "from", "is", "are"),
+        *("pack", "set", "size", "color", "x", "inch", "inches", "count", "piece", "pieces", "new"),
+    )
+)
+_LINKS = frozenset(
+    (
+        *("in", "the", "that", "are", "is", "of", "by", "for", "with", "a", "an", "to", "can", "be", "must", "it"),
+        *("its", "has", "have", "should", "them", "these", "from", "made", "any", "very", "against", "up"),
+    )
+)
+# Attribute values that a reason uses in another sense as often, and what they then stand before.
+_VAGUE = frozenset(
+    (
+        *("small", "large", "medium", "big", "natural", "new", "classic", "simple", "easy", "basic", "standard"),
+        *("regular", "long", "short", "light", "dark", "full", "clear", "one", "two", "three", "free", "best"),
+        *("good", "plain", "single", "double", "wide", "narrow", "multi", "other", "normal", "original", "modern"),
+    )
+)
+_TALK = re.compile(
+    r" (?:to|query|queries|search|searches|step|change|changes|list|number|phrase|part|start|way|thing|things|move|amount"
+    r"|difference|problem|set|word|words|of|by|page|result|results|description|match|choice|idea)\b"
+)
+_MAKER = re.compile(r"makes?|made|sells?|offers?|brand|one|ones|products?")
+_LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never"))
+
+
+def instance(secret: Secret, said: str, known: str) -> str:
+    """The instance's name if the reason says it in any spelling and nothing seen holds it; else ""."""
+    pattern = numbered(normal(secret.text), secret.aliases)
+    return secret.text if pattern.search(said) and not pattern.search(known) else ""
+
+
+def attribute(secret: Secret, said: str, known: str) -> str:
+    """The attribute if the reason names or paraphrases it and nothing seen does; else ""."""
+    wordings = [normal(text) for text in (secret.text, *secret.aliases)]
+    if any(_names(wording, known) for wording in wordings):
+        return ""
+    return secret.text if any(_names(wording, said) for wording in wordings) else ""
+
+
+def option(secret: Secret, said: str, known: str) -> str:
+    """The option's value if the reason names it and not all its words were offered; else ""."""
+    value = option_value(normal(secret.text)) or spaced(normal(secret.text))
+    offered = all(has(known, word) for word in value.split())
+    return secret.text if has(spaced(said), value) and not offered else ""
+
+
+def option_value(plain: str) -> str | None:
+    """An option's value with a number ("4 pound (pack of 1)", "50x60 inch") in its telling words; None where it is none."""
+    main = spaced(re.sub(r"\(.*?\)", "", plain))
+    value = re.fullmatch(r"(?:[a-z]+ )?\d[\w.]*(?: x \d[\w.]*)?(?: [a-z]+){1,2}|(?:size|pack of) \d[\w.]*", main)
+    return main if value else None
+
+
+def spaced(text: str) -> str:
+    """Hyphens as spaces."""
+    return " ".join(text.replace("-", " ").split())
+
+
+# --- attributes
+
+
+def _names(name: str, text: str) -> bool:
+    """Whether the text names an attribute: as it is, inflected, or with its words the other way round."""
+    wanted, spoken = [stem(word) for word in words(name)], [stem(word) for word in words(text)]
+    if len(wanted) == 1:
+        return _word(name, text)
+    turned = [wanted[i:] + wanted[:i] for i in range(len(wanted))]
+    if "".join(wanted) in spoken or any(_linked(order, spoken, words(text)) for order in (*turned, wanted[::-1])):
+        return True
+    first, *middle, last = words(name)
+    if first in ("non", "no") or last == "free":  # non gmo, sugar free
+        return _lacks([stem(word) for word in ([*middle, last] if last != "free" else [first, *middle])], words(text))
+    return False
+
+
+def _linked(wanted: list[str], spoken: list[str], text: list[str]) -> bool:
+    """Whether the stems stand in this order with nothing but small words between: "washable in the machine"."""
+    for i, word in enumerate(spoken):
+        if word != wanted[0]:
+            continue
+        at, left = i, list(wanted[1:])
+        while left and at - i < 6 and (step := _step(spoken, text, at, left[0])):
+            at += step
+            if spoken[at] == left[0]:
+                left.pop(0)
+        if not left:
+            return True
+    return False
+
+
+def _step(spoken: list[str], text: list[str], at: int, wanted: str) -> int:
+    """How far on the wanted stem, a small word or a member of a list ("spills and stains") stands; 0 if none does."""
+    after = text[at + 1 : at + 4]
+    if after and (spoken[at + 1] == wanted or after[0] in (*_LINKS, "and")):
+        return 1
+    return 2 if len(after) == 3 and after[1] in ("and", "or") and spoken[at + 3] == wanted else 0
+
+
+def _word(name: str, text: str) -> bool:
+    """Whether a one-word value is named as a value: "small" is not in "a small step"."""
+    pattern = rf"(?<![\w-]){re.escape(name)}s?(?!\w)"
+    return any(name not in _VAGUE or not _TALK.match(text, m.end()) for m in re.finditer(pattern, text))
+
+
+def _lacks(thing: list[str], text: list[str]) -> bool:
+    """Whether the text says that something is without this: "no GMOs", "must not contain sugar", "free of nuts"."""
+    spoken = [stem(word) for word in text]
+    places = [i for i in range(len(spoken)) if spoken[i : i + len(thing)] == thing]
+    return any(_LACK & set(text[max(0, i - 3) : i]) for i in places)
+
+
+# --- products
+
+
+def title(secret: Secret, reason: str, said: str, known: str) -> str:
+    """A product's title: a run of its words or most of those that say something, beyond what was seen, its brand or model."""
+    of_title, spoken = words(normal(secret.text)), words(said)
+    seen = {stem(word) for word in words(known)}
+    telling = [w for w in of_title if w not in _STOPWORDS and stem(w) not in seen and len(w) > 1]
+    run = common_run(of_title, spoken, 4)
+    if set(telling) & set(run):
+        return " ".join(run)
+    stems = {stem(word) for word in spoken}
+    named = list(dict.fromkeys(word for word in telling if stem(word) in stems))
+    if len(named) >= 2 and (len(named) >= 0.4 * len(set(telling)) or _together([w for w in of_title[:3] if w in named], spoken)):
+        return " ".join(sorted(named))
+    return _model(telling, spoken) or _brand(of_title, set(telling), reason, known)
+
+
+def _together(named: list[str], spoken: list[str]) -> bool:
+    """Whether two of these words, in this order, stand side by side in the reason: "columbia arcadia"."""
+    stems, spoken = [stem(word) for word in named], [stem(word) for word in spoken]
+    return any((a, b) in zip(spoken, spoken[1:]) for a, b in zip(stems, stems[1:]))
+
+
+def _model(telling: list[str], spoken: list[str]) -> str:
+    """A model's number ("505", "p2") that the reason names."""
+    return next((word for word in telling if any(c.isdigit() for c in word) and word in spoken), "")
+
+
+def _brand(of_title: list[str], telling: set[str], reason: str, known: str) -> str:
+    """A word of the title that the reason writes as a name, or its first word, the brand, as the maker of something."""
+    for name in re.finditer(r"[A-Z][A-Za-z]{2,}(?:'s)?", reason):
+        word = normal(name.group(0))
+        first = re.search(r"(^|[.!?:] )$", reason[: name.start()])
+        if word in telling and (not first or word == of_title[0]):
+            return name.group(0)
+    return _lower_case_brand(of_title[0], telling, normal(reason), known)
+
+
+def _lower_case_brand(brand: str, telling: set[str], said: str, known: str) -> str:
+    """The title's first word in lower case, where it stands as a maker's name: "levis jeans", "by anker", "safavieh makes"."""
+    if brand not in telling or brand in _VAGUE or len(brand) < 3:
+        return ""
+    asked = {stem(word) for word in words(known)} - _STOPWORDS
+    for match in re.finditer(rf"(\b(?:by|from|brand|buy|get) )?\b{re.escape(stem(brand))}e?(?:'?s)?\b(?: (\w+))?", said):
+        follows = match.group(2) or ""
+        if match.group(1) or _MAKER.fullmatch(follows) or stem(follows) in asked - _LINKS:
+            return match.group(0)
+    return ""
