@@ -18,13 +18,14 @@ _GUESS = re.compile(
     r"\b(might|may|maybe|could|perhaps|likely|probably|possibl[ey]|presumably|often|usual(ly)?|typical(ly)?|common(ly)?|tends?"
     r"|frequent(ly)?|mostly|sometimes|generally|normally|whether|if|unless|would|should|expect|guess|hope(fully)?|looks? like"
     r"|seems?|belongs?|supposed|think|believe|suspect|suppose|assume|worth|plausible|sensible|natural|in case|wonder"
-    r"|good (place|spot)|promising|first choice|best bet|likel[iy]\w*|chances?)\b"
+    r"|good (place|spot)|promising|first choice|best bet|likel[iy]\w*|chances?|most|people|folks|everyone|homes|households|kitchens"
+    r"|bathrooms|as a rule|in general|always|gets? \w+ed)\b"
 )
 _CONDITION = re.compile(r"\b(if|unless|whether|in case|should it|or)\b")
 _AFTERTHOUGHT = re.compile(r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b")
 _CERTAIN = re.compile(
-    r"\b(?:sure|certain(?:ly|ty)?|confident|positive|guarantee[ds]?|definite(?:ly)?|undoubtedly|doubtless|(?:no|without(?: a)?|beyond) "
-    r"doubt|for a fact|bound to|surely|no question|unquestionably|know|convinced|100 ?%|absolutely)\b"
+    r"(?<!not )(?<!n't )(?<!never )\b(?:sure|certain(?:ly|ty)?|confident|positive|guarantee[ds]?|definite(?:ly)?|undoubtedly|doubtless|(?:no|without(?: a)?|beyond) "
+    r"doubt|for a fact|bound to|surely|no question|unquestionably|(?:i|we) know|convinced|100 ?%|absolutely)\b"
 )
 _QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where|could|can|what if)\b")
 _INTENT = re.compile(
@@ -33,7 +34,7 @@ _INTENT = re.compile(
 )
 _MODAL = re.compile(r"\b(could|would|should)\b")
 _PUT = re.compile(
-    r"\b(?:put|place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse|throw)"
+    r"\b(?:put|(?<!the )(?<!only )(?<!right )place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse|throw)"
     r"(?: [\w'-]+){0,3}? (?:[TS]|it|one|them)\b"
 )
 _PRESUMES = re.compile(r"\b(check|search|see|look(ing)?|find|need|then|once|after|when|until|before)\b")
@@ -46,7 +47,7 @@ _BE = (
 _FETCH = (
     r"(?:take|grab|get|fetch|collect|retrieve|pick(?:ing)? up|taking|getting|grabbing|fetched|taken|collected|open up and take)"
 )
-_HAS = r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|offers?|delivers?)"
+_HAS = r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|offers?|delivers?|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter)ing)"
 
 
 def _up_to(count: int) -> str:
@@ -64,9 +65,11 @@ STATEMENTS = tuple(
         ("P is the one with T", rf"P{_up_to(3)} with{_up_to(2)} [TS]"),
         ("you will find T in P", rf"(?:you|i|we)(?:'ll| will| can) (?:find|get){_up_to(3)} [TS]{_up_to(2)} {_AT}{_up_to(3)} P"),
         ("there is T in P", rf"there(?:'s| is| are| was|'re){_up_to(4)} [TS]{_up_to(3)} {_AT}{_up_to(4)} P"),
-        ("in P lies T", rf"{_AT}{_up_to(2)} P,?{_up_to(2)} (?:{_BE}|i (?:will |can )?(?:find|get|take|grab)){_up_to(3)} [TS]"),
+        ("in P lies T", rf"{_AT}{_up_to(2)} P,?{_up_to(2)} (?:{_BE}|(?:i|we|you)(?: will | can |'ll | )(?:find|get|take|grab|see|spot|have)){_up_to(3)} [TS]"),
         ("two T: one in P", rf"[TS]\b.*\bone {_AT}{_up_to(2)} P"),
         ("P has got some of T", rf"P{_up_to(2)} (?:has|have) got{_up_to(2)} [TS]"),
+        ("the only place with T is P", rf"(?:place|spot|location|container|one|receptacle){_up_to(3)} [TS] is (?:in |on |the )*P"),
+        ("that is the T's home: P", r"P\b.*[TS]'s (?:home|place|location|spot)\b|[TS]'s (?:home|place|location|spot|whereabouts) is (?:in |on |the )*P"),
     )
 )
 _WHERE = re.compile(rf"P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{_BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|take){_up_to(2)} [TS]\b")
@@ -80,10 +83,14 @@ _GENERAL = re.compile(r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(
 _ARROW = re.compile(
     r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--|\||\() ?(?:the |in |on |at |inside )*P"
     r"|(?:location|place|spot|whereabouts) of (?:the |an? )?[TS] ?(?:->|=>|→|⇒|=|:|is) ?(?:the |in |on |at )*P"
-    r"|P ?(?:->|=>|→|⇒|=|:|\() ?(?:the |an? |has |holds )*[TS]\b(?! (?:later|first|next))"
+    r"|P ?(?:<-|->|=>|→|⇒|=|:|\() ?(?:the |an? |has |holds )*[TS](?= ?(?:$|[.,;)!]))"
+    r"|^(?:and |where(?:'s| is| are)? )?(?:the |an? |my )?[TS] ?[,?] (?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$"
 )
-_ARROW_PLAN = re.compile(r"\b(plan|find|search|look|heat|cool|clean|put|move|steps?|then)\b")
+_ARROW_PLAN = re.compile(r"\b(plan|find|search|look|heat|cool|clean|put|move|steps?|then|check|try|open|visit|start|begin|inspect|consider)\b")
 _OPEN_AND_THERE = re.compile(r"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) (?:the |an? )?T\b")
+
+_ASKED = re.compile(r"(?:^|[.!?;] )(?:and |so |where(?:'s| is| are)? )?(?:the |an? |my )?[TS]\?$")  # The apple?
+_SHORT_ANSWER = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$")  # In the fridge.
 
 # Success promised of the place, whatever the thing.
 _OUTCOME = (
@@ -100,6 +107,8 @@ _PROMISE = re.compile(
     rf"|\bP is (?:the )?(?:only|one) (?:\w+ )?(?:one|place|spot|location|receptacle|container|option|thing){_LEFT}(?: that| which)?(?: will| can)? (?:matters?|works?|helps?|counts?|has|holds|contains|T)\b"
     rf"|\b(?:going|heading|walking|moving)(?: straight)? to P (?:first |now |next )?is (?:definitely |certainly )?(?:right|correct)\b"
     rf"|\bit(?:'s| is) P(?: that| which) {_OUTCOME}"
+    r"|\bonly (?:the )?P does\b|\b(?:nothing|nowhere|no (?:other )?place) (?:but|except|other than|else than) (?:the )?P\b"
+    r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|jackpot|answer|key|solution)\b"
 )
 
 # Statements about all other places, or about another place that was not seen.
@@ -109,7 +118,7 @@ _ALL_OTHERS = (
     r"|nothing else|anywhere but|anything but|any place but|all places but|(?:every|all|each|any|none of the)(?: \w+)? O)"
 )
 _WASTE = (
-    r"(?:(?:a )?waste of (?:time|steps?|effort)|waste[sd]?|pointless|useless|futile|in vain|foolish|hopeless|fruitless|dead ends?|empty"
+    r"(?:(?:do not|don't|doesn't|won't|will not) (?:have|hold|contain|help|offer)|(?:a )?waste of (?:time|steps?|effort)|waste[sd]?|pointless|useless|futile|in vain|foolish|hopeless|fruitless|dead ends?|empty"
     r"|no (?:use|good|help|point|value)|nothing|achieve nothing|(?:a )?mistake|won't help|will not help|does not help|irrelevant"
     r"|contain nothing|hold nothing|no T|not T|silly|lead nowhere|wrong)"
 )
@@ -119,6 +128,9 @@ _OTHER_LACKS = re.compile(
     rf"|\b(?:none|neither|nothing) (?:of|in|on|inside)(?: any of)?(?: the| these| those)? (?:\w+ )?O\b[^.;]*"
     rf"|\bnothing (?:useful|relevant|of use|here|helpful|i need|to find)? ?(?:in|on|inside)(?: any of)?(?: the)? O\b"
     rf"|(?:[TS]|\b(?:it|they))(?: is|'s| are)?(?:n't| not)(?: \w+)? (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
+    rf"|\b(?:no|not (?:an?|any)) [TS](?: \w+){{0,2}} (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
+    rf"|\b(?:won't|will not|can't|cannot) (?:find|get|see) (?:[TS]|it|one|any)(?: \w+)? (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
+    rf"|\b(?:don't|do not|needn't|never|no need to) bother (?:\w+ ){{0,3}}O\b"
     rf"|\b{_WASTE} to (?:\w+ ){{1,3}}O\b|\b(?:searching|checking|opening|visiting|going through) (?:\w+ ){{0,3}}O\b[^.;]*\b(?:is|would be|will be|would|achieves?) {_WASTE}\b"
 )
 _SEEN = re.compile(
@@ -129,9 +141,9 @@ _HEDGE = re.compile(r"\b(might|may|maybe|could|perhaps|likely|probably|possibl[e
 
 # --- pronouns and descriptions
 _WANT = (
-    r"(?:i|we|you)(?: (?:really|still|just|actually|now))?(?:'m| am| are| was| were|'ve been| have been)? (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after"
+    r"(?:(?:i|we|you)(?: (?:really|still|just|actually|now))?(?:'m| am| are| was| were|'ve been| have been)? (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after"
     r"|require|lack|hunting(?: for)?|looking for|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+"
-    r"|supposed to \w+(?: away)?|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants|needs|requires|calls for|is about)"
+    r"|supposed to \w+(?: away)?|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants|needs|requires|calls for|is about))"
 )
 _NOT_THINGS = (
     r"place|places|spot|location|action|actions|step|steps|receptacle|container|room|surface|one|first|last|next|only|key|reason"
@@ -141,14 +153,13 @@ _WANTED = re.compile(
     rf"\b(?:exactly )?what(?:ever)? {_WANT}(?: to \w+)?\b"
     rf"|\b(?:the|my|that) (?!(?:{_NOT_THINGS})\b)(?:\w+ )?(?!(?:{_NOT_THINGS})\b)[a-z]+ (?:that |which )?{_WANT}\b"
     r"|\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired|goal)(?: (?:object|item|thing))?\b(?! (?:place|location|receptacle|is to|state))"
-    r"|\bthe (?:object|item|thing) in question\b|\bthe (?:object|item)\b"
+    r"|\b(?:the|my) (?:thing|object|item)(?: in question| to \w+)?\b|^target\b"
 )
 _SUBJECT = re.compile(rf"\b(?:it|they|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)(?='s| (?:also |already |has been |have been |has |can |just |only )?{_BE}\b)")
 _OBJECT = re.compile(rf"\b({_HAS}|find|see|{_FETCH}|where)( (?:already|also|exactly))? (?:it|one|some|them|both|that)\b(?!')")
 _CONTAINER = re.compile(rf"^(?:(?:and|but|so|because|since|as) )*(?:it|this|that|which|this one|that one)(?= (?:also |already |actually |certainly |definitely |does |will )?{_HAS}\b)")
-_IN_THERE = re.compile(r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b|\bright there\b(?=[.!,]?$)")
+_IN_THERE = re.compile(r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b|(?<!^)\b(?:right )?there\b(?=[.!,]?$)")
 _THAT_IS_WHERE = re.compile(r"\b(?:that|this|which|it)(?:'s| is)(?: exactly| precisely| just)? where\b")
-_IMPLIED = re.compile(rf"\bit(?:'s| is)(?: {_BE}| right| already)* (?:in there|inside)\b")
 
 
 def claims(said: str, known: str, where: Mapping[str, str], names: Names) -> Iterator[str]:
@@ -157,7 +168,7 @@ def claims(said: str, known: str, where: Mapping[str, str], names: Names) -> Ite
     for thing, place in where.items():
         if _observed(known, thing, place):
             continue
-        unseen = [name for name in others if not _same_kind(name, {place, thing})]
+        unseen = {name: new for name, new in others.items() if not _same_kind(name, {place, thing})}
         marked = [_marked(sentence, thing, place, unseen, names) for sentence in _sentences(said)]
         for i, sentence in enumerate(marked):
             before = " ".join(marked[max(0, i - 2) : i])
@@ -171,6 +182,8 @@ def _sentences(text: str) -> list[str]:
 
 def _sentence_states(sentence: str, before: str, anywhere: str) -> bool:
     """Whether a sentence, or one of its clauses, states where T is."""
+    if _ASKED.search(before) and _SHORT_ANSWER.search(sentence):
+        return True
     if _QUESTION.search(sentence):
         return False
     whole = _resolved(sentence, before)
@@ -192,11 +205,10 @@ def _resolved(clause: str, before: str) -> str:
     """The clause with its pronouns replaced by what was named before."""
     if "P" in before and "P" not in clause:
         clause = _THAT_IS_WHERE.sub("P is where", clause)
+        clause = re.sub(r"\b(?:that|this|which)(?:'s| is) (?=(?:the )?[TS]'s )", "P is ", clause)
         clause = _CONTAINER.sub("P", clause) if not re.search("[TS]", before) or re.search("[TS]", clause) or before.rfind("P") > max(before.rfind("T"), before.rfind("S")) else clause
-        if not re.search("[TS]", anywhere := before + clause) and _IMPLIED.search(clause):
-            clause = re.sub(r"\bit\b", "T", clause, count=1)
         clause = _IN_THERE.sub("in P", clause)
-    if not re.search("[TS]", clause) and re.search("[TS]", before):
+    if not re.search("[TS]", clause) and (re.search("[TS]", before) or not before.replace("O", "P").strip() or "P" in before):
         clause = _SUBJECT.sub("T", clause, count=1)
         if not re.search("[TS]", clause):
             clause = _OBJECT.sub(r"\1\2 T", clause, count=1)
@@ -211,6 +223,8 @@ def _states(clause: str) -> bool:
         return False
     clause = re.sub(r"\bnot\b.*?\bbut ", "", clause)
     if _PROMISE.search(clause) and not _HEDGE.search(clause) and not _PUT.search(clause):
+        return True
+    if _CERTAIN.search(clause) and re.search(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b", clause):
         return True
     if not re.search("[TS]", clause):
         return False
@@ -250,7 +264,7 @@ def _excludes(clause: str, anywhere: str) -> bool:
 # --- names
 
 
-def _marked(sentence: str, thing: str, place: str, others: Sequence[str], names: Names) -> str:
+def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], names: Names) -> str:
     """The sentence with T for the thing, S for several of its kind, P for the place, O for other places; longer names first."""
     for name in sorted((thing, place), key=len, reverse=True):
         mark = "P" if name == place else "T"
@@ -263,17 +277,18 @@ def _marked(sentence: str, thing: str, place: str, others: Sequence[str], names:
             )
         else:
             sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", mark, sentence)
-    for name in others:
+    for name, kind_is_new in others.items():
         aliases = names.get(name, ())
-        sentence = unnumbered(name, aliases).sub("O", numbered(name, aliases).sub("O", sentence))
+        sentence = numbered(name, aliases).sub("O", sentence)
+        sentence = unnumbered(name, aliases).sub("O", sentence) if kind_is_new else sentence
     return _WANTED.sub("T", sentence)
 
 
 _CONTENTS = re.compile(r"(?:(?:on|in) the ([a-z]+ \d+), you see|the ([a-z]+ \d+) is open\. in it, you see) ([^.]*)")
 
 
-def _other_places(known: str, where: Mapping[str, str]) -> list[str]:
-    """Instances that were named, are no contents of what was seen and were not looked into; each kind's first."""
+def _other_places(known: str, where: Mapping[str, str]) -> dict[str, bool]:
+    """Instances that were named, are no contents of what was seen and were not looked into -> whether none of the kind was."""
     seen, contents = set(), set()
     for on, inside, things in _CONTENTS.findall(known):
         seen.add(on or inside)
@@ -281,7 +296,7 @@ def _other_places(known: str, where: Mapping[str, str]) -> list[str]:
     kinds_seen = {name.rsplit(" ", 1)[0] for name in seen}
     named = dict.fromkeys(re.findall(r"\b[a-z]+ \d+\b", known))
     places = [name for name in named if name not in seen | contents | set(where)]
-    return [name for name in places if name.rsplit(" ", 1)[0] not in kinds_seen]
+    return {name: name.rsplit(" ", 1)[0] not in kinds_seen for name in places}
 
 
 def _same_kind(name: str, others: set[str]) -> bool:

@@ -235,4 +235,5 @@ def _amounts(said: str) -> Iterator[tuple[str, float, bool]]:
     """(the words, the number, whether it is a rough one) for each number."""
     for match in _AMOUNT.finditer(said):
         before = re.search(rf"\b{_ROUGHLY}$", said[: match.start()])
-        yield (before.group(0) if before else "") + match.group(0), float(match.group(1)), bool(before)
+        after = re.match(r"(?: \w+)? (?:or so|or thereabouts|give or take|more or less)\b|ish\b", said[match.end() :])
+        yield (before.group(0) if before else "") + match.group(0), float(match.group(1)), bool(before or after)

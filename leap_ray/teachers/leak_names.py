@@ -46,6 +46,7 @@ def instance(secret: Secret, said: str, known: str) -> str:
 
 def attribute(secret: Secret, said: str, known: str) -> str:
     """The attribute if the reason names or paraphrases it and nothing seen does; else ""."""
+    said, known = said.replace("n't", " not"), known.replace("n't", " not")
     wordings = [normal(text) for text in (secret.text, *secret.aliases)]
     if any(_names(wording, known) for wording in wordings):
         return ""
@@ -137,7 +138,8 @@ def title(secret: Secret, reason: str, said: str, known: str) -> str:
         return " ".join(run)
     stems = {stem(word) for word in spoken}
     named = list(dict.fromkeys(word for word in telling if stem(word) in stems))
-    if len(named) >= 2 and (len(named) >= 0.4 * len(set(telling)) or _together([w for w in of_title[:3] if w in named], spoken)):
+    most = len(named) >= 0.4 * len(set(telling)) or named[:1] == of_title[:1]
+    if len(named) >= 2 and (most or _together([w for w in of_title[:3] if w in named], spoken)):
         return " ".join(sorted(named))
     return _model(telling, spoken) or _brand(of_title, set(telling), reason, known)
 
