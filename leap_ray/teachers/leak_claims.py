@@ -21,6 +21,7 @@ _GUESS = re.compile(
     r"|good (place|spot)|promising|first choice|best bet|likel[iy]\w*|chances?|most|people|folks|everyone|homes|households|kitchens"
     r"|bathrooms|as a rule|in general|always|gets? \w+ed)\b"
 )
+_IDIOM = re.compile(r"\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would|might) expect\b")
 _CONDITION = re.compile(r"\b(if|unless|whether|in case|should it|or)\b")
 _AFTERTHOUGHT = re.compile(r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b")
 _CERTAIN = re.compile(
@@ -30,7 +31,7 @@ _CERTAIN = re.compile(
 _QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where|could|can|what if)\b")
 _INTENT = re.compile(
     r"\b(see if|check|search|look(ing)? (for|in|into|at)|haven't|have not|not yet|unsearched|unexplored|try|find out|where"
-    r"|needs? to|has to|have to|must|want|plan|will|then|once|after|ready to|goal|task)\b"
+    r"|needs? to|has to|have to|must|want|plan|will|then|once|after|ready to|goal|task|goes?)\b"
 )
 _MODAL = re.compile(r"\b(could|would|should)\b")
 _PUT = re.compile(
@@ -81,7 +82,8 @@ _GO_AND_FETCH = re.compile(rf"P(?:,| and| to){_up_to(3)} {_FETCH}{_up_to(3)} [TS
 _THERE = re.compile(rf"[TS]{_up_to(6)} {_AT}{_up_to(3)} P|P\b.* the [TS] there\b")  # the apple in the fridge
 _GENERAL = re.compile(r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(?:kept|stored|found|put|left|go)\b")
 _ARROW = re.compile(
-    r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--|\||\() ?(?:the |in |on |at |inside )*P"
+    r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--| - |\||\() ?(?:the |in |on |at |inside )*P"
+    rf"|\bwhere (?:the |an? )?[TS] {_BE}[:,] (?:in |on |at |inside )?(?:the )?P"
     r"|(?:location|place|spot|whereabouts) of (?:the |an? )?[TS] ?(?:->|=>|→|⇒|=|:|is) ?(?:the |in |on |at )*P"
     r"|P ?(?:<-|->|=>|→|⇒|=|:|\() ?(?:the |an? |has |holds )*[TS](?= ?(?:$|[.,;)!]))"
     r"|^(?:and |where(?:'s| is| are)? )?(?:the |an? |my )?[TS] ?[,?] (?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$"
@@ -107,7 +109,7 @@ _PROMISE = re.compile(
     rf"|\bP is (?:the )?(?:only|one) (?:\w+ )?(?:one|place|spot|location|receptacle|container|option|thing){_LEFT}(?: that| which)?(?: will| can)? (?:matters?|works?|helps?|counts?|has|holds|contains|T)\b"
     rf"|\b(?:going|heading|walking|moving)(?: straight)? to P (?:first |now |next )?is (?:definitely |certainly )?(?:right|correct)\b"
     rf"|\bit(?:'s| is) P(?: that| which) {_OUTCOME}"
-    r"|\bonly (?:the )?P does\b|\b(?:nothing|nowhere|no (?:other )?place) (?:but|except|other than|else than) (?:the )?P\b"
+    r"|\bonly (?:the )?P does\b|\b(?:nothing|nowhere|no (?:other )?(?:place|spot|receptacle|container)) (?:but|than|except|other than|else than) (?:the )?P\b"
     r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|jackpot|answer|key|solution)\b"
 )
 
@@ -124,6 +126,7 @@ _WASTE = (
 )
 _OTHERS_WASTE = re.compile(rf"{_ALL_OTHERS}[^.;]*\b{_WASTE}\b|\b{_WASTE}\b[^.;]*{_ALL_OTHERS}")
 _OTHER_LACKS = re.compile(
+    r"\bO (?:\w+ )?(?:don't|doesn't|do not|does not|won't|will not|can't|cannot) (?:have|contain|hold|help|offer|store|give)\b|"
     rf"\bO{_up_to(4)} (?:is|are|hold|holds|have|has|contain|contains|will|would|won't|offers?|don't|doesn't|do|does)(?: [\w'-]+){{0,3}}? (?:{_WASTE}|no [TS]|not{_up_to(2)} [TS])\b"
     rf"|\b(?:none|neither|nothing) (?:of|in|on|inside)(?: any of)?(?: the| these| those)? (?:\w+ )?O\b[^.;]*"
     rf"|\bnothing (?:useful|relevant|of use|here|helpful|i need|to find)? ?(?:in|on|inside)(?: any of)?(?: the)? O\b"
@@ -155,7 +158,7 @@ _WANTED = re.compile(
     r"|\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired|goal)(?: (?:object|item|thing))?\b(?! (?:place|location|receptacle|is to|state))"
     r"|\b(?:the|my) (?:thing|object|item)(?: in question| to \w+)?\b|^target\b"
 )
-_SUBJECT = re.compile(rf"\b(?:it|they|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)(?='s| (?:also |already |has been |have been |has |can |just |only )?{_BE}\b)")
+_SUBJECT = re.compile(rf"\b(?!it(?: is|'s) (?:\w+ )?(?:\w+ to|that|time)\b)(?:it|they|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)(?='s| (?:also |already |has been |have been |has |can |just |only )?{_BE}\b)")
 _OBJECT = re.compile(rf"\b({_HAS}|find|see|{_FETCH}|where)( (?:already|also|exactly))? (?:it|one|some|them|both|that)\b(?!')")
 _CONTAINER = re.compile(rf"^(?:(?:and|but|so|because|since|as) )*(?:it|this|that|which|this one|that one)(?= (?:also |already |actually |certainly |definitely |does |will )?{_HAS}\b)")
 _IN_THERE = re.compile(r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b|(?<!^)\b(?:right )?there\b(?=[.!,]?$)")
@@ -168,7 +171,7 @@ def claims(said: str, known: str, where: Mapping[str, str], names: Names) -> Ite
     for thing, place in where.items():
         if _observed(known, thing, place):
             continue
-        unseen = {name: new for name, new in others.items() if not _same_kind(name, {place, thing})}
+        unseen = {name: new and not _same_kind(name, place) for name, new in others.items() if not _same_kind(name, thing)}
         marked = [_marked(sentence, thing, place, unseen, names) for sentence in _sentences(said)]
         for i, sentence in enumerate(marked):
             before = " ".join(marked[max(0, i - 2) : i])
@@ -187,7 +190,7 @@ def _sentence_states(sentence: str, before: str, anywhere: str) -> bool:
     if _QUESTION.search(sentence):
         return False
     whole = _resolved(sentence, before)
-    clauses = [clause for clause in re.split(r",\s+|\s+(?=(?:because|since|but|yet|and that) )|\s+[—–]\s+", sentence) if clause]
+    clauses = [clause for clause in re.split(r",\s+|\s+(?=(?:because|since|but (?!in|on|at|inside|under)|yet|and that) )|\s+[—–]\s+", sentence) if clause]
     resolved, context = [], before
     for clause in clauses:
         resolved.append(_resolved(clause, context))
@@ -213,6 +216,7 @@ def _resolved(clause: str, before: str) -> str:
         if not re.search("[TS]", clause):
             clause = _OBJECT.sub(r"\1\2 T", clause, count=1)
     if "O" in before and "O" not in clause:
+        clause = re.sub(r"\b(?:they|those|these|it)(?= (?:don't|doesn't|do not|does not|won't|will not|can't|cannot)\b)", "O", clause)
         clause = re.sub(r"\b(in|on) (?:them|those|these|any of them)\b", r"\1 O", clause)
     return clause
 
@@ -221,7 +225,8 @@ def _states(clause: str) -> bool:
     """Whether a marked clause states that T is at P, or acts as if it were known."""
     if "P" not in clause:
         return False
-    clause = re.sub(r"\bnot\b.*?\bbut ", "", clause)
+    clause = re.sub(r"(?:\bnot\b|n't\b).*?\bbut ", " ", clause).replace("  ", " ")
+    clause = _IDIOM.sub("", clause)
     if _PROMISE.search(clause) and not _HEDGE.search(clause) and not _PUT.search(clause):
         return True
     if _CERTAIN.search(clause) and re.search(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b", clause):
@@ -299,8 +304,8 @@ def _other_places(known: str, where: Mapping[str, str]) -> dict[str, bool]:
     return {name: name.rsplit(" ", 1)[0] not in kinds_seen for name in places}
 
 
-def _same_kind(name: str, others: set[str]) -> bool:
-    return name.rsplit(" ", 1)[0] in {other.rsplit(" ", 1)[0] for other in others}
+def _same_kind(name: str, other: str) -> bool:
+    return name.rsplit(" ", 1)[0] == other.rsplit(" ", 1)[0]
 
 
 def _observed(known: str, thing: str, place: str) -> bool:

@@ -42,6 +42,24 @@ def code(secret: Secret, reason: str, seen: str) -> str:
     return _run(secret.text, reason, seen) or _literals(secret.text, reason, seen) or _aloud(secret, reason, seen)
 
 
+def output(secret: Secret, reason: str, seen: str) -> str:
+    """The same of a program's output, whose words are its values where it is a short list of them."""
+    return code(secret, reason, seen) or _listed(secret.text, normal(reason), normal(seen))
+
+
+def _listed(text: str, said: str, known: str) -> str:
+    """A word of a short list that the reason names, and not as an example."""
+    lines = [words(normal(line)) for line in text.splitlines()]
+    if len(lines) > MOST_LINES or any(len(line) > 3 for line in lines) or _MAYBE.search(said):
+        return ""
+    told = (word for line in lines for word in line if len(word) >= 4 and word.isalpha() and word not in _COMMON)
+    return next((word for word in told if has(said, word) and not has(known, word)), "")
+
+
+MOST_LINES = 8  # of an output that is a list of values
+_COMMON = frozenset("total root file files directory folder lines line words true false none null error name size".split())
+
+
 # --- as written
 
 

@@ -19,7 +19,7 @@ _STOPWORDS = frozenset(
 _LINKS = frozenset(
     (
         *("in", "the", "that", "are", "is", "of", "by", "for", "with", "a", "an", "to", "can", "be", "must", "it"),
-        *("its", "has", "have", "should", "them", "these", "from", "made", "any", "very", "against", "up"),
+        *("its", "has", "have", "should", "them", "these", "from", "made", "any", "very", "against", "up", "on", "amount", "content", "much"),
     )
 )
 # Attribute values that a reason uses in another sense as often, and what they then stand before.
@@ -34,7 +34,7 @@ _TALK = re.compile(
     r" (?:to|query|queries|search|searches|step|change|changes|list|number|phrase|part|start|way|thing|things|move|amount"
     r"|difference|problem|set|word|words|of|by|page|result|results|description|match|choice|idea)\b"
 )
-_MAKER = re.compile(r"makes?|made|sells?|offers?|brand|one|ones|products?")
+_MAKER = re.compile(r"is|makes?|made|sells?|offers?|brand|one|ones|products?")
 _LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never"))
 
 
@@ -139,15 +139,14 @@ def title(secret: Secret, reason: str, said: str, known: str) -> str:
     stems = {stem(word) for word in spoken}
     named = list(dict.fromkeys(word for word in telling if stem(word) in stems))
     most = len(named) >= 0.4 * len(set(telling)) or named[:1] == of_title[:1]
-    if len(named) >= 2 and (most or _together([w for w in of_title[:3] if w in named], spoken)):
+    if len(named) >= 2 and (most or _together(telling, spoken)):
         return " ".join(sorted(named))
     return _model(telling, spoken) or _brand(of_title, set(telling), reason, known)
 
 
-def _together(named: list[str], spoken: list[str]) -> bool:
+def _together(telling: list[str], spoken: list[str]) -> bool:
     """Whether two of these words, in this order, stand side by side in the reason: "columbia arcadia"."""
-    stems, spoken = [stem(word) for word in named], [stem(word) for word in spoken]
-    return any((a, b) in zip(spoken, spoken[1:]) for a, b in zip(stems, stems[1:]))
+    return bool(set(zip(telling, telling[1:])) & set(zip(spoken, spoken[1:])))
 
 
 def _model(telling: list[str], spoken: list[str]) -> str:

@@ -23,12 +23,12 @@ from leap_ray.envs.base import DOMAINS, PrivilegedState, Secret, load_domain
 from leap_ray.errors import UserError
 from leap_ray.teachers import leak_names
 from leap_ray.teachers.leak_claims import claims
-from leap_ray.teachers.leak_code import CODE, code, roughly
+from leap_ray.teachers.leak_code import CODE, code, output, roughly
 from leap_ray.teachers.wording import INSTANCE, has, normal
 from leap_ray.types import Episode
 
 LOCATIONS = ("locations", "targets", "lights")  # entries of a privileged state's facts that map a thing to its place
-FACTS = {"product": "product", "price_upper": "price", "gold": "code", "output": "code"}  # other entries that are secrets
+FACTS = {"product": "product", "price_upper": "price", "gold": "code", "output": "output"}  # other entries that are secrets
 _SOLUTION = r"(command|query|answer|output|solution|standard|label|code|program|script|statement|result|list)"
 _SOURCE = re.compile(
     r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)|ground[- ]truth"
@@ -155,8 +155,8 @@ def _leak(secret: Secret, reason: str, seen: str) -> Leak | None:
     said, known, plain = normal(reason), normal(seen), normal(secret.text)
     if not plain or has(known, plain):
         return None
-    if secret.kind == "code":
-        words = code(secret, reason, seen)
+    if secret.kind in ("code", "output"):
+        words = {"code": code, "output": output}[secret.kind](secret, reason, seen)
         return Leak("code", words) if words else None
     if secret.kind == "product":
         words = leak_names.title(secret, reason, said, known)

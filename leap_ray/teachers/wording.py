@@ -18,7 +18,8 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 _VALUES = {**{word: i for i, word in enumerate(_UNITS)}, **{word: 10 * i for i, word in enumerate(_TENS, 2)}}
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[ -](?:{'|'.join(_UNITS[1:10])})\b)?|{'|'.join(sorted(_UNITS, key=len, reverse=True))})"
 _BELOW_1000 = rf"(?:(?:{_BELOW_100}[ -])?hundred(?:[ -](?:and )?{_BELOW_100}\b)?|{_BELOW_100})"
-_NUMERAL = re.compile(rf"\b(?:(?:{_BELOW_1000}[ -])?thousand(?: (?:and )?{_BELOW_1000}\b)?|{_BELOW_1000})\b")
+_BELOW_MILLION = rf"(?:(?:{_BELOW_1000}[ -])?thousand(?: (?:and )?{_BELOW_1000}\b)?|{_BELOW_1000})"
+_NUMERAL = re.compile(rf"\b(?:(?:{_BELOW_1000} )?million(?: (?:and )?{_BELOW_MILLION}\b)?|{_BELOW_MILLION})\b")
 _ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 INSTANCE = re.compile(r"[a-z][a-z ]* \d+")
 _POINT = re.compile(rf"\b(\d+|{_BELOW_1000}) point ((?:(?:{'|'.join(_UNITS[:10])}|\d)\b ?)+)")
@@ -55,8 +56,8 @@ def _value(numeral: str) -> int:
     spoken = [word for word in re.findall(r"[a-z]+", numeral) if word != "and"]
     total = part = 0
     for word in spoken:
-        if word == "thousand":
-            total, part = total + max(1, part) * 1000, 0
+        if scale := {"thousand": 1000, "million": 1_000_000}.get(word):
+            total, part = total + max(1, part) * scale, 0
         else:
             part = max(1, part) * 100 if word == "hundred" else part + _VALUES[word]
     return total + part
