@@ -35,9 +35,10 @@ _INTENT = re.compile(
 )
 _MODAL = re.compile(r"\b(could|would|should)\b")
 _PUT = re.compile(
-    r"\b(?:put|(?<!the )(?<!only )(?<!right )place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse|throw)"
+    r"\b(?:put|(?:(?<=to )|(?<=and )|(?<=then )|(?<=i )|(?<=i'll )|(?<=will )|(?<=can )|(?<=must )|(?<=should )|^)place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse|throw)"
     r"(?: [\w'-]+){0,3}? (?:[TS]|it|one|them)\b"
 )
+_BY_SOMEONE = re.compile(r"\b(?:someone|somebody|the owners?|they|he|she)(?: has| have| had| must have)? (?:put|left|placed|stored|dropped|set)\b")
 _PRESUMES = re.compile(r"\b(check|search|see|look(ing)?|find|need|then|once|after|when|until|before)\b")
 _NEGATION = re.compile(r"\b(no|not|never|nothing|neither|nor|without|none|\w+n't)\b")
 _AT = r"(?:in|on|inside|at|under|behind|within|by|near|on top of|next to)"
@@ -69,6 +70,9 @@ STATEMENTS = tuple(
         ("in P lies T", rf"{_AT}{_up_to(2)} P,?{_up_to(2)} (?:{_BE}|(?:i|we|you)(?: will | can |'ll | )(?:find|get|take|grab|see|spot|have)){_up_to(3)} [TS]"),
         ("two T: one in P", rf"[TS]\b.*\bone {_AT}{_up_to(2)} P"),
         ("P has got some of T", rf"P{_up_to(2)} (?:has|have) got{_up_to(2)} [TS]"),
+        ("P makes sense: T is there", rf"P\b.*[TS] {_BE}(?: \w+)? there\b"),
+        ("P and its T", r"P(?:'s| and its) T\b"),
+        ("P: that's the place with T", rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]"),
         ("the only place with T is P", rf"(?:place|spot|location|container|one|receptacle){_up_to(3)} [TS] is (?:in |on |the )*P"),
         ("that is the T's home: P", r"P\b.*[TS]'s (?:home|place|location|spot)\b|[TS]'s (?:home|place|location|spot|whereabouts) is (?:in |on |the )*P"),
     )
@@ -116,15 +120,18 @@ _PROMISE = re.compile(
 # Statements about all other places, or about another place that was not seen.
 _ALL_OTHERS = (
     r"(?:(?:every|all|any|each|none|no)(?: of)?(?: the| these| those)?(?: \w+)? (?:other|remaining|rest|else)\b(?: \w+)?"
-    r"|(?:the|all) (?:remaining|other|rest)\b(?: of)?(?: the)?(?: \w+)?|everything else|everywhere else|anywhere else|nowhere else|elsewhere"
-    r"|nothing else|anywhere but|anything but|any place but|all places but|(?:every|all|each|any|none of the)(?: \w+)? O)"
+    r"|(?:the|all) (?:(?:remaining|other) \w+|others\b|rest\b(?: of)?(?: the)?(?: \w+)?)|everything else|everywhere else|anywhere else|nowhere else|elsewhere"
+    r"|^other \w+|(?:everything|everywhere|all|every place|any place)(?: \w+)? (?:except|apart from|other than|besides)|nothing else|anywhere but|anything but|any place but|all places but|(?:every|all|each|any|none of the)(?: \w+)? O)"
 )
 _WASTE = (
-    r"(?:(?:do not|don't|doesn't|won't|will not) (?:have|hold|contain|help|offer)|(?:a )?waste of (?:time|steps?|effort)|waste[sd]?|pointless|useless|futile|in vain|foolish|hopeless|fruitless|dead ends?|empty"
+    r"(?:lacks?|(?:do not|don't|doesn't|won't|will not) (?:have|hold|contain|help|offer)|(?:a )?waste of (?:time|steps?|effort)|waste[sd]?|pointless|useless|futile|in vain|foolish|hopeless|fruitless|dead ends?|empty"
     r"|no (?:use|good|help|point|value)|nothing|achieve nothing|(?:a )?mistake|won't help|will not help|does not help|irrelevant"
     r"|contain nothing|hold nothing|no T|not T|silly|lead nowhere|wrong)"
 )
-_OTHERS_WASTE = re.compile(rf"{_ALL_OTHERS}[^.;]*\b{_WASTE}\b|\b{_WASTE}\b[^.;]*{_ALL_OTHERS}")
+_OTHERS_WASTE = re.compile(
+    rf"\b(?:no (?:other )?(?:place|spot|receptacle|container|one)|nothing|nowhere)(?: else)? (?:has|holds|contains|will have|is there)(?: an?| the| any)? [TS]|"
+    rf"{_ALL_OTHERS}[^.;]*\b{_WASTE}\b|\b{_WASTE}\b[^.;]*{_ALL_OTHERS}"
+)
 _OTHER_LACKS = re.compile(
     r"\bO (?:\w+ )?(?:don't|doesn't|do not|does not|won't|will not|can't|cannot) (?:have|contain|hold|help|offer|store|give)\b|"
     rf"\bO{_up_to(4)} (?:is|are|hold|holds|have|has|contain|contains|will|would|won't|offers?|don't|doesn't|do|does)(?: [\w'-]+){{0,3}}? (?:{_WASTE}|no [TS]|not{_up_to(2)} [TS])\b"
@@ -189,6 +196,7 @@ def _sentence_states(sentence: str, before: str, anywhere: str) -> bool:
         return True
     if _QUESTION.search(sentence):
         return False
+    sentence = re.sub(rf", (?:which |that )?{_WANT}(?: \w+)?, ", " ", sentence)
     whole = _resolved(sentence, before)
     clauses = [clause for clause in re.split(r",\s+|\s+(?=(?:because|since|but (?!in|on|at|inside|under)|yet|and that) )|\s+[—–]\s+", sentence) if clause]
     resolved, context = [], before
@@ -239,7 +247,7 @@ def _states(clause: str) -> bool:
 
 
 def _says_where(clause: str) -> bool:
-    puts, certain = _PUT.search(clause), _CERTAIN.search(clause)
+    puts, certain = _PUT.search(_BY_SOMEONE.sub("", clause)), _CERTAIN.search(clause)
     fetch = _FETCH_FROM.search(clause)
     if fetch and not _GUESS.search(_MODAL.sub("", clause)):
         return not puts and not _PRESUMES.search(clause[: fetch.start()])
@@ -263,7 +271,7 @@ def _excludes(clause: str, anywhere: str) -> bool:
         return False
     if _OTHER_LACKS.search(clause):
         return True
-    return "P" in anywhere and bool(_OTHERS_WASTE.search(clause))
+    return bool(re.search("[PTS]", anywhere)) and bool(_OTHERS_WASTE.search(clause))
 
 
 # --- names

@@ -127,7 +127,7 @@ def _literal(token: str) -> bool:
     if token.startswith("-") or len(token) < 2:
         return False
     path = r"[/~.]?[\w.*-]*(/[\w.*-]*)+"
-    return bool(re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token))
+    return bool(re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token))
 
 
 def _digit(secret: str, said: str) -> str:
@@ -243,7 +243,8 @@ def roughly(secret: str, said: str, known: str) -> str:
     values = [float(n) for n in _AMOUNT.findall(normal(secret)) if float(n) >= 10]
     shown = [float(n) for n in _AMOUNT.findall(all_digits(known))]
     for match, amount, rough in _amounts(said):
-        near = [value for value in values if abs(value - amount) <= (0.05 * value if rough else 0)]
+        digits = len(str(amount).partition(".")[2]) if amount % 1 else 0
+        near = [v for v in values if abs(v - amount) <= (0.05 * v if rough else 0) or (digits and round(v, digits) == amount)]
         if near and not any(abs(amount - other) <= 0.05 * max(other, 1) for other in shown):
             return match
     return ""

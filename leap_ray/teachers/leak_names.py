@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 
 from leap_ray.envs.base import Secret
 from leap_ray.teachers.wording import common_run, has, normal, numbered, stem, words
@@ -46,11 +47,11 @@ def instance(secret: Secret, said: str, known: str) -> str:
 
 def attribute(secret: Secret, said: str, known: str) -> str:
     """The attribute if the reason names or paraphrases it and nothing seen does; else ""."""
-    said, known = said.replace("n't", " not"), known.replace("n't", " not")
+    said, known = _Text(said), _Text(known)
     wordings = [normal(text) for text in (secret.text, *secret.aliases)]
-    if any(_names(wording, known) for wording in wordings):
+    if not any(_names(wording, said) for wording in wordings) or any(_names(wording, known) for wording in wordings):
         return ""
-    return secret.text if any(_names(wording, said) for wording in wordings) else ""
+    return secret.text
 
 
 def option(secret: Secret, said: str, known: str) -> str:
@@ -75,41 +76,53 @@ def spaced(text: str) -> str:
 # --- attributes
 
 
-def _names(name: str, text: str) -> bool:
-    """Whether the text names an attribute: as it is, inflected, or with its words the other way round."""
-    wanted, spoken = [stem(word) for word in words(name)], [stem(word) for word in words(text)]
+class _Text:
+    """A text's words and stems, taken once for all wordings."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.replace("n't", " not")
+        self.words = words(self.text)
+        self.stems = [stem(word) for word in self.words]
+        self.all = set(self.stems)
+
+
+def _names(name: str, text: _Text) -> bool:
+    """Whether the text names an attribute: as it is, inflected, or with its words in another order."""
+    wanted = [stem(word) for word in words(name)]
     if len(wanted) == 1:
-        return _word(name, text)
-    turned = [wanted[i:] + wanted[:i] for i in range(len(wanted))]
-    if "".join(wanted) in spoken or any(_linked(order, spoken, words(text)) for order in (*turned, wanted[::-1])):
-        return True
+        return _word(name, text.text)
     first, *middle, last = words(name)
     if first in ("non", "no") or last == "free":  # non gmo, sugar free
-        return _lacks([stem(word) for word in ([*middle, last] if last != "free" else [first, *middle])], words(text))
-    return False
+        without = [*middle, last] if last != "free" else [first, *middle]
+        if _lacks([stem(word) for word in without], text):
+            return True
+    if "".join(wanted) in text.all:
+        return True
+    orders = permutations(wanted) if len(wanted) <= 4 else [wanted]
+    return set(wanted) <= text.all and any(_linked(list(order), text) for order in orders)
 
 
-def _linked(wanted: list[str], spoken: list[str], text: list[str]) -> bool:
+def _linked(wanted: list[str], text: _Text) -> bool:
     """Whether the stems stand in this order with nothing but small words between: "washable in the machine"."""
-    for i, word in enumerate(spoken):
+    for i, word in enumerate(text.stems):
         if word != wanted[0]:
             continue
-        at, left = i, list(wanted[1:])
-        while left and at - i < 6 and (step := _step(spoken, text, at, left[0])):
+        at, left = i, wanted[1:]
+        while left and at - i < 6 and (step := _step(text, at, left[0])):
             at += step
-            if spoken[at] == left[0]:
-                left.pop(0)
+            if text.stems[at] == left[0]:
+                left = left[1:]
         if not left:
             return True
     return False
 
 
-def _step(spoken: list[str], text: list[str], at: int, wanted: str) -> int:
+def _step(text: _Text, at: int, wanted: str) -> int:
     """How far on the wanted stem, a small word or a member of a list ("spills and stains") stands; 0 if none does."""
-    after = text[at + 1 : at + 4]
-    if after and (spoken[at + 1] == wanted or after[0] in (*_LINKS, "and")):
+    after = text.words[at + 1 : at + 4]
+    if after and (text.stems[at + 1] == wanted or after[0] in (*_LINKS, "and")):
         return 1
-    return 2 if len(after) == 3 and after[1] in ("and", "or") and spoken[at + 3] == wanted else 0
+    return 2 if len(after) == 3 and after[1] in ("and", "or") and text.stems[at + 3] == wanted else 0
 
 
 def _word(name: str, text: str) -> bool:
@@ -118,11 +131,10 @@ def _word(name: str, text: str) -> bool:
     return any(name not in _VAGUE or not _TALK.match(text, m.end()) for m in re.finditer(pattern, text))
 
 
-def _lacks(thing: list[str], text: list[str]) -> bool:
+def _lacks(thing: list[str], text: _Text) -> bool:
     """Whether the text says that something is without this: "no GMOs", "must not contain sugar", "free of nuts"."""
-    spoken = [stem(word) for word in text]
-    places = [i for i in range(len(spoken)) if spoken[i : i + len(thing)] == thing]
-    return any(_LACK & set(text[max(0, i - 3) : i]) for i in places)
+    places = [i for i in range(len(text.stems)) if text.stems[i : i + len(thing)] == thing]
+    return any(_LACK & set(text.words[max(0, i - 3) : i]) for i in places)
 
 
 # --- products

@@ -105,7 +105,9 @@ def stem(word: str) -> str:
     word = word.removesuffix("'s").strip("'")
     for ending in ("able", "ible", "ing", "ed", "es", "s", "y"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
-            return word[: -len(ending)].rstrip("e")
+            root = word[: -len(ending)].rstrip("e")
+            doubled = ending in ("ing", "ed") and len(root) > 3 and root[-1] == root[-2] and root[-1] not in "lsz"
+            return root[:-1] if doubled else root  # putting: put
     return word.rstrip("e") if len(word) > 3 else word
 
 
