@@ -26,8 +26,8 @@ from rich.table import Table
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.teachers.leaks import Leak, find_leaks
 
-FILES = ("leak_cases.yaml", "leak_cases_everyday.yaml", "leak_cases_kept.yaml")
-SPLITS = ("first", "held out", "everyday", "kept")
+FILES = ("leak_cases.yaml", "leak_cases_everyday.yaml", "leak_cases_kept.yaml", "leak_cases_last.yaml")
+SPLITS = ("first", "held out", "everyday", "kept", "last")
 
 
 @dataclass(frozen=True)
