@@ -19,9 +19,11 @@ _GUESS = re.compile(
     r"|frequent(ly)?|mostly|sometimes|generally|normally|whether|if|unless|would|should|expect|guess|hope(fully)?|looks? like"
     r"|seems?|belongs?|supposed|think|believe|suspect|suppose|assume|worth|plausible|sensible|natural|in case|wonder"
     r"|good (place|spot)|promising|first choice|best bet|likel[iy]\w*|chances?|most|people|folks|everyone|homes|households|kitchens"
-    r"|bathrooms|as a rule|in general|always|gets? \w+ed)\b"
+    r"|bathrooms|as a rule|in general|always|gets? \w+ed|easily|readily)\b"
 )
-_IDIOM = re.compile(r"\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would|might) expect\b")
+_IDIOM = re.compile(
+    r"\b(?:no need to|stop|without|instead of|no more|rather than) guess(?:ing)?\b|,? ?as (?:good )?luck would have it,?|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would|might) expect\b"
+)
 _CONDITION = re.compile(r"\b(if|unless|whether|in case|should it|or)\b")
 _AFTERTHOUGHT = re.compile(r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b")
 _CERTAIN = re.compile(
@@ -43,13 +45,13 @@ _PRESUMES = re.compile(r"\b(check|search|see|look(ing)?|find|need|then|once|afte
 _NEGATION = re.compile(r"\b(no|not|never|nothing|neither|nor|without|none|\w+n't)\b")
 _AT = r"(?:in|on|inside|at|under|behind|within|by|near|on top of|next to)"
 _BE = (
-    r"(?:is|are|'s|was|were|lies?|sits?|stands?|hangs?|rests?|waits?|stays?|remains?|lives?|left|stored|hidden|located|kept"
+    r"(?:(?:will|'ll) be|is|are|'s|was|were|lies?|sits?|stands?|hangs?|rests?|waits?|stays?|remains?|lives?|left|stored|hidden|located|kept"
     r"|found|awaits?|resides?|lying|sitting|standing|waiting|placed|locked|chilling|ended up|be found)"
 )
 _FETCH = (
     r"(?:take|grab|get|fetch|collect|retrieve|pick(?:ing)? up|taking|getting|grabbing|fetched|taken|collected|open up and take)"
 )
-_HAS = r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|offers?|delivers?|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter)ing)"
+_HAS = r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|supplies|offers?|delivers?|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter)ing)"
 
 
 def _up_to(count: int) -> str:
@@ -70,16 +72,20 @@ STATEMENTS = tuple(
         ("in P lies T", rf"{_AT}{_up_to(2)} P,?{_up_to(2)} (?:{_BE}|(?:i|we|you)(?: will | can |'ll | )(?:find|get|take|grab|see|spot|have)){_up_to(3)} [TS]"),
         ("two T: one in P", rf"[TS]\b.*\bone {_AT}{_up_to(2)} P"),
         ("P has got some of T", rf"P{_up_to(2)} (?:has|have) got{_up_to(2)} [TS]"),
+        ("T that nobody saw is in P", rf"[TS] (?:that|which|who|i|we|you|the task|my)\b[^.;]{{0,40}}? {_BE}{_up_to(2)} {_AT}{_up_to(3)} P"),
         ("P makes sense: T is there", rf"P\b.*[TS] {_BE}(?: \w+)? there\b"),
+        ("T is there, on P", rf"[TS] {_BE} (?:right |over )?there,? {_AT}{_up_to(1)} P"),
+        ("T, currently on P", rf"[TS],? (?:currently|now|presently|already|right now|still) {_AT}{_up_to(1)} P"),
         ("P and its T", r"P(?:'s| and its) T\b"),
         ("P: that's the place with T", rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]"),
         ("the only place with T is P", rf"(?:place|spot|location|container|one|receptacle){_up_to(3)} [TS] is (?:in |on |the )*P"),
-        ("that is the T's home: P", r"P\b.*[TS]'s (?:home|place|location|spot)\b|[TS]'s (?:home|place|location|spot|whereabouts) is (?:in |on |the )*P"),
+        ("that is the T's home: P", r"P\b.*[TS]'s (?:\w+ )?(?:home|place|location|spot)\b|[TS]'s (?:\w+ )?(?:home|place|location|spot|whereabouts) is (?:in |on |the )*P"),
     )
 )
 _WHERE = re.compile(rf"P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{_BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|take){_up_to(2)} [TS]\b")
 _FETCH_FROM = re.compile(
-    rf"\b(?:{_FETCH}|pick(?:ing)?){_up_to(3)} [TS]{_up_to(2)} (?:from|out of|off){_up_to(3)} P"
+    rf"\b(?:{_FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} [TS]{_up_to(2)} (?:from|out of|off){_up_to(3)} P"
+    rf"|\bfrom (?:the )?P,? (?:i|we) (?:\w+ )?(?:{_FETCH}|bring|move|carry){_up_to(3)} [TS]"
     rf"|[TS]{_up_to(3)} {_FETCH} (?:from|out of|off){_up_to(3)} P"
 )
 _GO_AND_FETCH = re.compile(rf"P(?:,| and| to){_up_to(3)} {_FETCH}{_up_to(3)} [TS]")  # to the fridge to get the apple
@@ -114,6 +120,7 @@ _PROMISE = re.compile(
     rf"|\b(?:going|heading|walking|moving)(?: straight)? to P (?:first |now |next )?is (?:definitely |certainly )?(?:right|correct)\b"
     rf"|\bit(?:'s| is) P(?: that| which) {_OUTCOME}"
     r"|\bonly (?:the )?P does\b|\b(?:nothing|nowhere|no (?:other )?(?:place|spot|receptacle|container)) (?:but|than|except|other than|else than) (?:the )?P\b"
+    r"|\bno further than (?:the )?P\b|\b(?:answer|solution|winner) is (?:the )?P\b"
     r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|jackpot|answer|key|solution)\b"
 )
 
@@ -139,7 +146,7 @@ _OTHER_LACKS = re.compile(
     rf"|\bnothing (?:useful|relevant|of use|here|helpful|i need|to find)? ?(?:in|on|inside)(?: any of)?(?: the)? O\b"
     rf"|(?:[TS]|\b(?:it|they))(?: is|'s| are)?(?:n't| not)(?: \w+)? (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
     rf"|\b(?:no|not (?:an?|any)) [TS](?: \w+){{0,2}} (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
-    rf"|\b(?:won't|will not|can't|cannot) (?:find|get|see) (?:[TS]|it|one|any)(?: \w+)? (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
+    rf"|\b(?:won't|will not|can't|cannot) (?:be|find|get|see) (?:(?:the |an? |any )?[TS]|it|one|any)(?: \w+)? (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
     rf"|\b(?:don't|do not|needn't|never|no need to) bother (?:\w+ ){{0,3}}O\b"
     rf"|\b{_WASTE} to (?:\w+ ){{1,3}}O\b|\b(?:searching|checking|opening|visiting|going through) (?:\w+ ){{0,3}}O\b[^.;]*\b(?:is|would be|will be|would|achieves?) {_WASTE}\b"
 )
@@ -153,7 +160,7 @@ _HEDGE = re.compile(r"\b(might|may|maybe|could|perhaps|likely|probably|possibl[e
 _WANT = (
     r"(?:(?:i|we|you)(?: (?:really|still|just|actually|now))?(?:'m| am| are| was| were|'ve been| have been)? (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after"
     r"|require|lack|hunting(?: for)?|looking for|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+"
-    r"|supposed to \w+(?: away)?|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants|needs|requires|calls for|is about))"
+    r"|supposed to \w+(?: (?:away|up|out|back|down))?|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants|needs|requires|calls for|is about))"
 )
 _NOT_THINGS = (
     r"place|places|spot|location|action|actions|step|steps|receptacle|container|room|surface|one|first|last|next|only|key|reason"
@@ -165,6 +172,8 @@ _WANTED = re.compile(
     r"|\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired|goal)(?: (?:object|item|thing))?\b(?! (?:place|location|receptacle|is to|state))"
     r"|\b(?:the|my) (?:thing|object|item)(?: in question| to \w+)?\b|^target\b"
 )
+_PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
+_ASIDE = re.compile(r", (?:and )?(?:not|rather than|instead of|unlike|as opposed to|of all places|by the way|in fact|of course|however)\b[^,.;]{0,30}, ")
 _SUBJECT = re.compile(rf"\b(?!it(?: is|'s) (?:\w+ )?(?:\w+ to|that|time)\b)(?:it|they|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)(?='s| (?:also |already |has been |have been |has |can |just |only )?{_BE}\b)")
 _OBJECT = re.compile(rf"\b({_HAS}|find|see|{_FETCH}|where)( (?:already|also|exactly))? (?:it|one|some|them|both|that)\b(?!')")
 _CONTAINER = re.compile(rf"^(?:(?:and|but|so|because|since|as) )*(?:it|this|that|which|this one|that one)(?= (?:also |already |actually |certainly |definitely |does |will )?{_HAS}\b)")
@@ -196,7 +205,7 @@ def _sentence_states(sentence: str, before: str, anywhere: str) -> bool:
         return True
     if _QUESTION.search(sentence):
         return False
-    sentence = re.sub(rf", (?:which |that )?{_WANT}(?: \w+)?, ", " ", sentence)
+    sentence = _ASIDE.sub(" ", _PARENTHESIS.sub(r", \1,", _IDIOM.sub("", sentence)))
     whole = _resolved(sentence, before)
     clauses = [clause for clause in re.split(r",\s+|\s+(?=(?:because|since|but (?!in|on|at|inside|under)|yet|and that) )|\s+[—–]\s+", sentence) if clause]
     resolved, context = [], before
@@ -220,6 +229,7 @@ def _resolved(clause: str, before: str) -> str:
         clause = _CONTAINER.sub("P", clause) if not re.search("[TS]", before) or re.search("[TS]", clause) or before.rfind("P") > max(before.rfind("T"), before.rfind("S")) else clause
         clause = _IN_THERE.sub("in P", clause)
     if not re.search("[TS]", clause) and (re.search("[TS]", before) or not before.replace("O", "P").strip() or "P" in before):
+        clause = re.sub(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabouts)\b)", "T's ", clause)
         clause = _SUBJECT.sub("T", clause, count=1)
         if not re.search("[TS]", clause):
             clause = _OBJECT.sub(r"\1\2 T", clause, count=1)
@@ -234,7 +244,6 @@ def _states(clause: str) -> bool:
     if "P" not in clause:
         return False
     clause = re.sub(r"(?:\bnot\b|n't\b).*?\bbut ", " ", clause).replace("  ", " ")
-    clause = _IDIOM.sub("", clause)
     if _PROMISE.search(clause) and not _HEDGE.search(clause) and not _PUT.search(clause):
         return True
     if _CERTAIN.search(clause) and re.search(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b", clause):
@@ -250,7 +259,7 @@ def _says_where(clause: str) -> bool:
     puts, certain = _PUT.search(_BY_SOMEONE.sub("", clause)), _CERTAIN.search(clause)
     fetch = _FETCH_FROM.search(clause)
     if fetch and not _GUESS.search(_MODAL.sub("", clause)):
-        return not puts and not _PRESUMES.search(clause[: fetch.start()])
+        return not _PRESUMES.search(clause[: fetch.start()])
     if _GUESS.search(clause) and not certain:
         return False
     if _WHERE.search(clause) or _OPEN_AND_THERE.search(clause):
@@ -294,7 +303,7 @@ def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], n
         aliases = names.get(name, ())
         sentence = numbered(name, aliases).sub("O", sentence)
         sentence = unnumbered(name, aliases).sub("O", sentence) if kind_is_new else sentence
-    return _WANTED.sub("T", sentence)
+    return re.sub(rf"\b([TS]),? (?:that |which )?{_WANT}\b,?", r"\1", _WANTED.sub("T", sentence))
 
 
 _CONTENTS = re.compile(r"(?:(?:on|in) the ([a-z]+ \d+), you see|the ([a-z]+ \d+) is open\. in it, you see) ([^.]*)")

@@ -44,7 +44,8 @@ def code(secret: Secret, reason: str, seen: str) -> str:
 
 def output(secret: Secret, reason: str, seen: str) -> str:
     """The same of a program's output, whose words are its values where it is a short list of them."""
-    return code(secret, reason, seen) or _listed(secret.text, normal(reason), normal(seen))
+    said, known = normal(reason), normal(seen)
+    return code(secret, reason, seen) or _listed(secret.text, said, known) or roughly(secret.text, said, known)
 
 
 def _listed(text: str, said: str, known: str) -> str:

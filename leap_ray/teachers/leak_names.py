@@ -49,16 +49,22 @@ def attribute(secret: Secret, said: str, known: str) -> str:
     """The attribute if the reason names or paraphrases it and nothing seen does; else ""."""
     said, known = _Text(said), _Text(known)
     wordings = [normal(text) for text in (secret.text, *secret.aliases)]
-    if not any(_names(wording, said) for wording in wordings) or any(_names(wording, known) for wording in wordings):
+    if _names(wordings[0], known):
         return ""
-    return secret.text
+    return secret.text if any(_names(wording, said) and not _names(wording, known) for wording in wordings) else ""
 
 
 def option(secret: Secret, said: str, known: str) -> str:
     """The option's value if the reason names it and not all its words were offered; else ""."""
     value = option_value(normal(secret.text)) or spaced(normal(secret.text))
+    parts = [word for word in value.split() if word.isalpha() and len(word) > 2 and word not in _VAGUE and not has(known, word)]
+    picked = rf"\b(?:in|colou?r|shade|finish|flavou?r|scent)(?: is| of| should be| must be|:)? (?:{'|'.join(parts)})\b"
+    if parts and re.search(picked, said):
+        return secret.text
     offered = all(has(known, word) for word in value.split())
-    return secret.text if has(spaced(said), value) and not offered else ""
+    numeric = any(c.isdigit() for c in value)
+    named = has(spaced(said), value) if numeric else attribute(secret, said, known)
+    return secret.text if named and not offered else ""
 
 
 def option_value(plain: str) -> str | None:
@@ -108,7 +114,13 @@ def _linked(wanted: list[str], text: _Text) -> bool:
         if word != wanted[0]:
             continue
         at, left = i, wanted[1:]
-        while left and at - i < 6 and (step := _step(text, at, left[0])):
+        spare = len(wanted) > 2  # one word of any kind may stand between: "keep out surrounding noise"
+        while left and at - i < 6:
+            step = _step(text, at, left[0])
+            if not step and spare and text.stems[at + 2 : at + 3] == left[:1]:
+                step, spare = 2, False
+            if not step:
+                break
             at += step
             if text.stems[at] == left[0]:
                 left = left[1:]

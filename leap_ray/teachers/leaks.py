@@ -80,8 +80,8 @@ def _secrets(privileged: PrivilegedState) -> Iterator[Secret]:
     """The secrets, each once, with the kind and the aliases that they have; and what the facts hold besides."""
     declared = [secret if isinstance(secret, Secret) else Secret("text", secret) for secret in privileged.secrets]
     facts = [Secret(kind, str(privileged.facts[key])) for key, kind in FACTS.items() if privileged.facts.get(key)]
-    for key in ("attributes", "options"):
-        facts += [Secret(_shop_kind(text), text) for text in _texts(_values(privileged.facts.get(key, ())))]
+    facts += [Secret("attribute", text) for text in _texts(privileged.facts.get("attributes", ()))]
+    facts += [Secret("option", text) for text in _texts(_values(privileged.facts.get("options", ())))]
     if any(privileged.facts.get(key) for key in LOCATIONS):
         texts = " | ".join(_texts(privileged.facts))
         declared += [Secret("instance", name) for name in re.findall(r"\b[a-z]+ \d+\b", texts)]
@@ -113,10 +113,6 @@ class _Synonyms(dict[str, tuple[str, ...]]):
 
 def _values(entry: Any) -> Any:
     return list(entry.values()) if isinstance(entry, Mapping) else entry
-
-
-def _shop_kind(text: str) -> str:
-    return "option" if leak_names.option_value(normal(text)) else "attribute"
 
 
 def _texts(value: Any) -> Iterator[str]:
