@@ -193,7 +193,8 @@ def _lower_case_brand(brand: str, telling: set[str], said: str, known: str) -> s
     if brand not in telling or brand in _VAGUE or len(brand) < 3:
         return ""
     asked = {stem(word) for word in words(known)} - _STOPWORDS
-    for match in re.finditer(rf"(\b(?:by|from|brand|buy|get) )?\b{re.escape(stem(brand))}e?(?:'?s)?\b(?: (\w+))?", said):
+    maker = re.escape(brand.removesuffix("'s"))
+    for match in re.finditer(rf"(\b(?:by|from|brand|buy|get) )?\b{maker}(?:'?s)?\b(?: (\w+))?", said):
         follows = match.group(2) or ""
         if match.group(1) or _MAKER.fullmatch(follows) or stem(follows) in asked - _LINKS:
             return match.group(0)

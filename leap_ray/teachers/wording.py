@@ -101,14 +101,13 @@ def unnumbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
 
 
 def stem(word: str) -> str:
-    """The word without the endings that a paraphrase changes: washable, washed and washing are `wash`."""
+    """The word without the endings that a paraphrase changes: washable, washed and washing are `wash`, carry and carried `car`."""
     word = word.removesuffix("'s").strip("'")
-    for ending in ("able", "ible", "ing", "ed", "es", "s", "y"):
+    for ending in ("able", "ible", "ing", "ily", "ed", "es", "s", "y"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
-            root = word[: -len(ending)].rstrip("e")
-            doubled = ending in ("ing", "ed") and len(root) > 3 and root[-1] == root[-2] and root[-1] not in "lsz"
-            return root[:-1] if doubled else root  # putting: put
-    return word.rstrip("e") if len(word) > 3 else word
+            word = word[: -len(ending)]
+            break
+    return re.sub(r"(.)\1$", r"\1", word.rstrip("ei")) if len(word) > 3 else word
 
 
 def words(text: str) -> list[str]:
