@@ -26,8 +26,8 @@ from rich.table import Table
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.teachers.leaks import Leak, find_leaks
 
-FILES = ("leak_cases.yaml", "leak_cases_everyday.yaml", "leak_cases_kept.yaml", "leak_cases_third.yaml", "leak_cases_fourth.yaml")
-SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth")
+FILES = ("leak_cases.yaml", "leak_cases_everyday.yaml", "leak_cases_kept.yaml", "leak_cases_third.yaml", "leak_cases_fourth.yaml", "leak_cases_fifth.yaml")
+SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True)
