@@ -19,7 +19,7 @@ Names = Mapping[str, tuple[str, ...]]  # name -> what else its kind is called
 def claims(said: str, known: str, where: Mapping[str, str], names: Names) -> Iterator[str]:
     """The sentences that state where a thing is. `where` maps things to places, both normal; `names` what else they are called."""
     others = _other_places(known, where) if where else {}
-    sentences = re.split(r"(?<=[.!?;])\s+", said)
+    sentences = re.split(r"(?<=[.!?;])\s+", re.sub(r" ?\.\.\.+", " …", said))
     for thing, place in where.items():
         if _observed(known, thing, place):
             continue
@@ -107,7 +107,7 @@ def _says_where(clause: str, whole: bool) -> bool:
     puts, certain = pattern.PUT.search(pattern.BY_SOMEONE.sub("", clause)), pattern.CERTAIN.search(clause)
     fetch = pattern.FETCH_FROM.search(clause)
     if fetch and not pattern.GUESS.search(pattern.MODAL.sub("", clause)):
-        return not pattern.PRESUMES.search(clause[: fetch.start()])
+        return not pattern.PRESUMES_FETCH.search(clause[: fetch.start()])
     if pattern.GUESS.search(clause) and not certain:
         return False
     if pattern.WHERE.search(clause) or pattern.OPEN_AND_THERE.search(clause):

@@ -82,6 +82,9 @@ def spaced(text: str) -> str:
 # --- attributes
 
 
+_REQUIRES = re.compile(r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted|called for)\b")
+
+
 class _Text:
     """A text's words and stems, taken once for all wordings."""
 
@@ -90,6 +93,7 @@ class _Text:
         self.words = words(self.text)
         self.stems = [stem(word) for word in self.words]
         self.all = set(self.stems)
+        self.requires = bool(_REQUIRES.search(self.text))
 
 
 def _names(name: str, text: _Text) -> bool:
@@ -114,13 +118,9 @@ def _linked(wanted: list[str], text: _Text) -> bool:
         if word != wanted[0]:
             continue
         at, left = i, wanted[1:]
-        spare = len(wanted) > 2  # one word of any kind may stand between: "keep out surrounding noise"
-        while left and at - i < 6:
-            step = _step(text, at, left[0])
-            if not step and spare and text.stems[at + 2 : at + 3] == left[:1]:
-                step, spare = 2, False
-            if not step:
-                break
+        spare = 2 if text.requires else len(wanted) > 2  # other words that may stand between: "keep out surrounding noise"
+        while left and at - i < 8 and (step := _step(text, at, left[0]) or bool(spare and at + 1 < len(text.stems))):
+            spare -= not _step(text, at, left[0])
             at += step
             if text.stems[at] == left[0]:
                 left = left[1:]
@@ -196,6 +196,6 @@ def _lower_case_brand(brand: str, telling: set[str], said: str, known: str) -> s
     maker = re.escape(brand.removesuffix("'s"))
     for match in re.finditer(rf"(\b(?:by|from|brand|buy|get) )?\b{maker}(?:'?s)?\b(?: (\w+))?", said):
         follows = match.group(2) or ""
-        if match.group(1) or _MAKER.fullmatch(follows) or stem(follows) in asked - _LINKS:
+        if match.group(1) or _MAKER.fullmatch(follows) or (len(follows) > 2 and stem(follows) in asked - _LINKS):
             return match.group(0)
     return ""

@@ -69,6 +69,7 @@ INTENT = re.compile(
 )
 NEGATION = re.compile(_words("no|not|never|nothing|neither|nor|without|none|lack|missing|\\w+n't"))
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
+PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))
 MODAL = re.compile(r"\b(could|would|should)\b")
 _VERB = "|".join(rf"(?<={before} )" for before in ("to", "and", "then", "i", "i'll", "will", "can", "must", "should"))
 PUT = re.compile(
@@ -114,12 +115,13 @@ STATEMENTS = tuple(
 WHERE = re.compile(
     rf"P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds|take){_up_to(2)} [TS]\b"
 )
+_NEXT = r"(?:the (?:next|other|second|last)(?: one)?|another(?: one)?)"
 FETCH_FROM = re.compile(
-    rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} [TS]{_up_to(2)} (?:from|out of|off){_up_to(3)} P"
+    rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} (?:[TS]|{_NEXT}){_up_to(2)} (?:from|out of|off){_up_to(3)} P"
     rf"|\bfrom (?:the )?P,? (?:i|we) (?:\w+ )?(?:{FETCH}|bring|move|carry){_up_to(3)} [TS]"
     rf"|[TS]{_up_to(3)} {FETCH} (?:from|out of|off){_up_to(3)} P"
 )
-GO_AND_FETCH = re.compile(rf"P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)")  # to the fridge to get the apple
+GO_AND_FETCH = re.compile(rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)")  # to the fridge to get the apple
 ARROW = re.compile(
     r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--| - |\||\(|\.\.\.|…) ?(?:the |in |on |at |inside )*P"
     rf"|\bwhere {_THE}[TS] {BE}[:,] (?:in |on |at |inside )?(?:the )?P"

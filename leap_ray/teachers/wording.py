@@ -17,7 +17,7 @@ _UNITS = (
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _VALUES = {**{word: i for i, word in enumerate(_UNITS)}, **{word: 10 * i for i, word in enumerate(_TENS, 2)}}
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[ -](?:{'|'.join(_UNITS[1:10])})\b)?|{'|'.join(sorted(_UNITS, key=len, reverse=True))})"
-_BELOW_1000 = rf"(?:(?:{_BELOW_100}[ -])?hundred(?:[ -](?:and )?{_BELOW_100}\b)?|{_BELOW_100})"
+_BELOW_1000 = rf"(?:(?:{_BELOW_100}[ -]|an? )?hundred(?:[ -](?:and )?{_BELOW_100}\b)?|{_BELOW_100})"
 _BELOW_MILLION = rf"(?:(?:{_BELOW_1000}[ -])?thousand(?: (?:and )?{_BELOW_1000}\b)?|{_BELOW_1000})"
 _NUMERAL = re.compile(rf"\b(?:(?:{_BELOW_1000} )?million(?: (?:and )?{_BELOW_MILLION}\b)?|{_BELOW_MILLION})\b")
 _ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -53,7 +53,7 @@ def _in_digits(match: re.Match[str]) -> str:
 
 
 def _value(numeral: str) -> int:
-    spoken = [word for word in re.findall(r"[a-z]+", numeral) if word != "and"]
+    spoken = [word for word in re.findall(r"[a-z]+", numeral) if word not in ("and", "a")]
     total = part = 0
     for word in spoken:
         if scale := {"thousand": 1000, "million": 1_000_000}.get(word):
