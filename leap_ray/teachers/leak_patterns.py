@@ -36,7 +36,7 @@ GUESS = re.compile(
         "tends?|frequent(?:ly)?|mostly|sometimes|generally|normally|whether|if|unless|would|should|expect|guess|hope(?:fully)?",
         "looks? like|seems?|belongs?|supposed|think|believe|suspect|suppose|assume|worth|plausible|sensible|natural|in case",
         "wonder|good (?:place|spot)|promising|(?:first|second|next|best) choice|best bet|likel[iy]\\w*|chances?|as a rule|in general",
-        "most|people|folks|one puts|everyone|homes|households|kitchens|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
+        "luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
     )
 )
 HEDGE = re.compile(
@@ -96,7 +96,7 @@ STATEMENTS = tuple(
         ("P: that's the place with T", rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]"),
         ("P makes sense: T is there", rf"P\b.*[TS] {BE}(?: \w+)? there\b"),
         ("P and its T", r"P(?:'s| and its) T\b"),
-        ("you will find T in P", rf"(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to) (?:find|get){_up_to(3)} [TS]{_up_to(2)} {AT}{_up_to(3)} P"),
+        ("you will find T in P", rf"(?:(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to)|you|one) (?:finds?|gets?){_up_to(3)} [TS]{_up_to(2)} {AT}{_up_to(3)} P"),
         ("there is T in P", rf"there(?:'s| is| are| was|'re){_up_to(4)} [TS]{_up_to(3)} {AT}{_up_to(4)} P"),
         (
             "in P lies T",
@@ -119,6 +119,7 @@ _NEXT = r"(?:the (?:next|other|second|last)(?: one)?|another(?: one)?)"
 FETCH_FROM = re.compile(
     rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} (?:[TS]|{_NEXT}){_up_to(2)} (?:from|out of|off){_up_to(3)} P"
     rf"|\bfrom (?:the )?P,? (?:i|we) (?:\w+ )?(?:{FETCH}|bring|move|carry){_up_to(3)} [TS]"
+    rf"|[TS] [^.;,]*\bfrom (?:the )?P\b"
     rf"|[TS]{_up_to(3)} {FETCH} (?:from|out of|off){_up_to(3)} P"
 )
 GO_AND_FETCH = re.compile(rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)")  # to the fridge to get the apple
@@ -135,7 +136,7 @@ ARROW_PLAN = re.compile(
 OPEN_AND_THERE = re.compile(
     rf"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) {_THE}T\b"
 )
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:and |so )*(?:where(?:'s| is| are)? )?{_THE}[TS]\?$")  # The apple?
+ASKED = re.compile(rf"(?:^|[.!?;] )(?:and |so )*(?:where(?:'s| is| are)? )?{_THE}[TS][?.]$")  # The apple?
 SHORT_ANSWER = re.compile(
     r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$"
 )  # In the fridge.
@@ -178,11 +179,12 @@ _WASTE = (
     r"|(?:no|not any|of no) (?:use|good|help|point|value)|(?:achieve |contain |hold )?nothing|(?:a )?mistake|(?:won't|will not|does not) help"
     r"|irrelevant|no T|not T|silly|lead nowhere|wrong)"
 )
+_ALL_WASTE = rf"\b(?:every|all|each)(?: of the)?(?: \w+){{1,3}} (?:is|are) {_WASTE}\b"
 _HAS_NO_T = (
     rf"\b(?:no (?:other )?{_PLACE}|nothing|nowhere)(?: else)? (?:has|holds|contains|will have|is there) {_THE}(?:any )?[TS]"
 )
 OTHERS_WASTE = re.compile(
-    rf"{_HAS_NO_T}|{_ALL_OTHERS}[^.;]*\b{_WASTE}(?!\w)|(?<!\w){_WASTE}\b[^.;]*{_ALL_OTHERS}"
+    rf"{_HAS_NO_T}|{_ALL_WASTE}|{_ALL_OTHERS}[^.;]*\b{_WASTE}(?!\w)|(?<!\w){_WASTE}\b[^.;]*{_ALL_OTHERS}"
 )
 _CANNOT = r"(?:don't|doesn't|do not|does not|won't|will not|can't|cannot)"
 OTHER_LACKS = re.compile(
