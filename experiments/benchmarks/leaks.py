@@ -1,8 +1,11 @@
 """How well the leak check tells a reason that reveals something from one that does not: precision, recall, and every confusion.
 
-The labelled set is `leak_cases.yaml`, written by hand: reasons over all domains, about half of them near misses that touch a
-secret's words without revealing it. The contexts marked `held out` were written without the check in view, and the check was
-not changed for them, so their figures are the honest ones.
+The labelled sets are written by hand: reasons over all domains, about half of them near misses that touch a secret's words
+without revealing it. Their parts, by `split`:
+
+- `first` (`leak_cases.yaml`): the rules were written with these in view; `held out`, in the same file, were not worked on;
+- `everyday` (`leak_cases_everyday.yaml`): everyday wordings, written before the rules for them, then worked on;
+- `kept` (`leak_cases_kept.yaml`): everyday wordings, written before the rules and judged only after the rules were frozen.
 
     python experiments/benchmarks/leaks.py
 """
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from rich.table import Table
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.teachers.leaks import Leak, find_leaks
 
-CASES = Path(__file__).with_name("leak_cases.yaml")
+FILES = ("leak_cases.yaml", "leak_cases_everyday.yaml", "leak_cases_kept.yaml", "leak_cases_third.yaml", "leak_cases_fourth.yaml", "leak_cases_fifth.yaml")
+SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True)
@@ -36,29 +40,34 @@ class Case:
     privileged: PrivilegedState
     reason: str
     leaks: bool
-    held_out: bool = False
+    split: str = "first"
 
     def judged(self) -> list[Leak]:
         return find_leaks(self.reason, self.seen, self.privileged)
 
 
 def cases() -> Iterator[Case]:
-    """The labelled set."""
-    for context in yaml.safe_load(CASES.read_text())["contexts"]:
-        state = PrivilegedState(context["domain"], "", "", tuple(context["secrets"]), context["facts"])
-        for kind in ("leaks", "clean"):
-            for reason in context[kind]:
-                held_out = context.get("split") == "held out"
-                seen, name = context["seen"], context["name"]
-                yield Case(context["domain"], name, seen, state, reason, kind == "leaks", held_out)
+    """All labelled cases."""
+    for name in FILES:
+        for context in yaml.safe_load(Path(__file__).with_name(name).read_text())["contexts"]:
+            yield from _cases(context)
 
 
-def measure(held_out: bool | None = None) -> dict[str, Any]:
-    """Counts and the confusions, over all cases or one of the two parts."""
+def _cases(context: Mapping[str, Any]) -> Iterator[Case]:
+    domain = context["domain"]
+    state = PrivilegedState(domain, "", "", tuple(context["secrets"]), context["facts"])
+    for kind in ("leaks", "clean"):
+        for reason in context[kind]:
+            split = context.get("split", SPLITS[0])
+            yield Case(domain, context["name"], context["seen"], state, reason, kind == "leaks", split)
+
+
+def measure(split: str | None = None) -> dict[str, Any]:
+    """Counts and the confusions, over all cases or one part."""
     counts: Counter[tuple[str, str]] = Counter()
     confusions = []
     for case in cases():
-        if held_out not in (None, case.held_out):
+        if split not in (None, case.split):
             continue
         found = case.judged()
         cell = {(True, True): "hit", (True, False): "miss", (False, True): "false alarm", (False, False): "clean"}
@@ -80,29 +89,29 @@ def scores(counts: Counter[tuple[str, str]], domain: str | None = None) -> dict[
     return {"cases": sums.total(), "leaks": hits + misses, "precision": precision, "recall": recall}
 
 
+def _row(name: str, row: Mapping[str, Any]) -> list[str]:
+    return [name, str(row["cases"]), str(row["leaks"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}"]
+
+
 def main() -> None:
     result = measure()
-    table = Table(title="The leak check on its labelled set")
-    for column in ("domain", "cases", "leaks", "precision", "recall"):
-        table.add_column(column, justify="left" if column == "domain" else "right")
-    domains = sorted({domain for domain, _ in result["counts"]})
-    for domain in [*domains, None]:
-        row = scores(result["counts"], domain)
-        figures = [str(row["cases"]), str(row["leaks"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}"]
-        table.add_row(domain or "all", *figures)
-    apart = scores(measure(held_out=True)["counts"])
-    held_out = [str(apart["cases"]), str(apart["leaks"]), f"{apart['precision']:.3f}", f"{apart['recall']:.3f}"]
-    table.add_row("held out", *held_out)
+    table = Table(title="The leak check on its labelled sets")
+    for column in ("domain or part", "cases", "leaks", "precision", "recall"):
+        table.add_column(column, justify="left" if column == "domain or part" else "right")
+    parts = {split: scores(measure(split)["counts"]) for split in SPLITS}
+    for domain in sorted({domain for domain, _ in result["counts"]}):
+        table.add_row(*_row(domain, scores(result["counts"], domain)))
+    total = scores(result["counts"])
+    for name, row in {**parts, "all": total}.items():
+        table.add_row(*_row(name, row))
     console = Console()
     console.print(table)
     for name, case, found in result["confusions"]:
         why = f" [{', '.join(f'{leak.kind}: {leak.words}' for leak in found)}]" if found else ""
-        console.print(f"{name}, {case.context}: {case.reason}{why}", highlight=False, markup=False)
-    total = scores(result["counts"])
+        console.print(f"{name}, {case.split}, {case.context}: {case.reason}{why}", highlight=False, markup=False)
     listed = [{"kind": name, "context": case.context, "reason": case.reason} for name, case, _ in result["confusions"]]
-    figures: dict[str, Any] = {"precision": round(total["precision"], 4), "recall": round(total["recall"], 4)}
-    figures["held_out"] = [apart["cases"], round(apart["precision"], 4), round(apart["recall"], 4)]
-    print(json.dumps({**figures, "cases": total["cases"], "leaks": total["leaks"], "confusions": listed}))
+    figures = {name: {key: round(value, 4) for key, value in row.items()} for name, row in parts.items()}
+    print(json.dumps({**{key: round(value, 4) for key, value in total.items()}, "parts": figures, "confusions": listed}))
 
 
 if __name__ == "__main__":

@@ -30,17 +30,32 @@ DOMAINS = {
 
 
 @dataclass(frozen=True)
+class Secret:
+    """One thing that a reason must not name before the student has seen it.
+
+    `kind` says how the leak check looks for it: `instance` ("apple 3"), `attribute` ("stain resistant"), `option` ("size 8"),
+    `product` (a title), `code` (a program, an output) or `text`, whose kind is read off the text. `aliases` are other wordings:
+    synonyms of an instance's kind, paraphrases of an attribute, a program read aloud.
+    """
+
+    kind: str
+    text: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class PrivilegedState:
     """What a teacher may know and a student may not, for one training task.
 
-    `rendering` goes into a teacher's prompt. `secrets` are the words a reason must not name before the student has seen them
-    (object and place instances, gold commands, target products); the leak check reads them.
+    `rendering` goes into a teacher's prompt. `secrets` are what a reason must not name before the student has seen it (object
+    and place instances, gold commands, target products); the leak check reads them. A plain string is Secret("text", string).
+    Of the facts it reads `targets` and `lights` (thing -> place), `gold`, `output`, `product` and `price_upper`.
     """
 
     domain: str
     task_id: str
     rendering: str
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[Secret | str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # the same, as plain values, for programs
 
 
@@ -96,6 +111,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     task: Task | None = None
+
+    @classmethod
+    def aliases(cls, text: str) -> tuple[str, ...]:
+        """Other wordings of a secret of this domain, for the leak check: none unless the domain declares some."""
+        return ()
 
     def __init__(self) -> None:
         printable = frozenset(string.printable)

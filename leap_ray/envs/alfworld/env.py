@@ -17,6 +17,7 @@ from leap_ray.envs.alfworld.data import Games, find_games
 from leap_ray.envs.alfworld.engine import AlfworldEngine
 from leap_ray.envs.alfworld.households import REAL, Game, make_game
 from leap_ray.envs.alfworld.privileged import GameSecrets
+from leap_ray.envs.alfworld.words import synonyms
 from leap_ray.envs.alfworld.world import KINDS
 from leap_ray.envs.base import Expert, PrivilegedState, TextEnv, task_of
 from leap_ray.errors import UserError
@@ -51,6 +52,11 @@ class AlfworldEnv(TextEnv):
         "microwave, cooled with a fridge and cleaned with a sinkbasin, while held. A lamp is used where it stands, with the "
         "object in hand. `move X to Y` puts a held object in or on a receptacle."
     )
+
+    @classmethod
+    def aliases(cls, text: str) -> tuple[str, ...]:
+        """What people call an instance's kind."""
+        return synonyms(text)
 
     def __init__(self, *, data: str | None = None, cache: str | None = None) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from leap_ray.envs.intercode.data import EMBEDDED, Item, Language, Split, load
 from leap_ray.envs.intercode.experts import expert
 from leap_ray.envs.intercode.games import Game, Result, open_game, visible
 from leap_ray.envs.intercode.sandbox import SandboxError
+from leap_ray.envs.intercode.words import readings
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
 from leap_ray.types import Task
@@ -54,6 +55,11 @@ class InterCodeEnv(TextEnv):
     blocking = True
     path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": (EMBEDDED,), "base": ("auto", "host")}
     language: ClassVar[Language] = "bash"
+
+    @classmethod
+    def aliases(cls, text: str) -> tuple[str, ...]:
+        """A program read aloud."""
+        return readings(text)
 
     def __init__(
         self,

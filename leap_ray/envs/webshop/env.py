@@ -17,6 +17,7 @@ from leap_ray.envs.webshop.experts import Demonstrator, Teacher
 from leap_ray.envs.webshop.privileged import privileged_state
 from leap_ray.envs.webshop.reward import NOTHING_BOUGHT
 from leap_ray.envs.webshop.session import PER_PAGE, Session
+from leap_ray.envs.webshop.words import paraphrases
 from leap_ray.envs.webshop.wrapper import DRAWN, KEPT, LIMIT, SEARCH, LeapShop
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
@@ -56,6 +57,11 @@ class WebShopEnv(TextEnv):
         "which ends the task. Choose the options that the instruction asks for before buying. Prices cannot be searched for. A "
         "product that fits in part is better than none."
     )
+
+    @classmethod
+    def aliases(cls, text: str) -> tuple[str, ...]:
+        """How shoppers put an attribute in other words."""
+        return paraphrases(text)
 
     def __init__(
         self,
