@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from leap_ray.cache import cache_folder
 from leap_ray.errors import UserError
@@ -43,11 +44,19 @@ def materialize(model: str, cache: Path | None = None) -> Path:
     return _convert_once(found, cache or cache_folder() / "models")
 
 
-def save_tokenizer(model: str, folder: Path) -> None:
-    """Put the student's tokenizer and chat template beside fully trained weights, so that their folder is a student itself."""
+def load_tokenizer(model: str) -> Any:
+    """The student's tokenizer, by the student's name. Of a model on the hub, no weights are fetched for it."""
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(materialize(model)).save_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(model if _locate(model) is None else materialize(model))
+    except (OSError, ValueError) as error:
+        raise UserError(f"student {model!r}: its tokenizer cannot be loaded: {error}") from None
+
+
+def save_tokenizer(model: str, folder: Path) -> None:
+    """Put the student's tokenizer and chat template beside fully trained weights, so that their folder is a student itself."""
+    load_tokenizer(model).save_pretrained(folder)
 
 
 def _locate(model: str) -> Path | None:
