@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from leap_ray.chat_template import ChatTemplate
 from leap_ray.config import StudentConfig
+from leap_ray.learning.sources import load_tokenizer
 from leap_ray.prompts import folder_hash, render
 from leap_ray.reasoning import after_thoughts, ends_thoughts
 from leap_ray.types import Completion, Episode, Sampling, Step, digest
@@ -99,26 +100,15 @@ class Prompter:
         self._opened = self._tokens.encode(self.template.parts.reopening)
 
     @classmethod
-    def load(cls, folder: str, dialect: str, show_candidates: bool, **template: Any) -> Prompter:
-        """From a model folder's tokenizer; `template` as of the constructor."""
-        from transformers import AutoTokenizer
-
-        return cls(AutoTokenizer.from_pretrained(folder), dialect, show_candidates, **template)
+    def load(cls, model: str, dialect: str, show_candidates: bool, **settings: Any) -> Prompter:
+        """From a student's tokenizer, by the student's name or folder; `settings` as of the constructor."""
+        return cls(load_tokenizer(model), dialect, show_candidates, **settings)
 
     @classmethod
     def of(cls, student: StudentConfig) -> Prompter:
         """The prompts of a run's student. It goes by its name: every machine has a folder of its own."""
-        from leap_ray.learning.sources import load_tokenizer
-
-        tokenizer = load_tokenizer(student.model)
-        return cls(
-            tokenizer,
-            student.dialect,
-            student.candidates,
-            template=student.template,
-            date=student.date,
-            prefill=student.prefill,
-        )
+        settings = {"template": student.template, "date": student.date, "prefill": student.prefill}
+        return cls.load(student.model, student.dialect, student.candidates, **settings)
 
     def start(self, instruction: str, domain_facts: str = "") -> Conversation:
         """The conversation of a new episode."""

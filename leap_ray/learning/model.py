@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leap_ray.chat_template import ChatTemplate
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.attention import implementation, model_inputs
@@ -46,14 +48,16 @@ def check_init(init_from: Path | None, method: str) -> None:
 
 
 def stop_ids(folder: Path) -> list[int]:
-    """Token ids that end a turn, of a student's folder: the tokenizer's and the generation configuration's."""
+    """Token ids that end a turn, of a student's folder: the chat template's, the tokenizer's, the generation configuration's."""
     from transformers import AutoTokenizer, GenerationConfig
 
-    found: list[int] = []
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = [tokenizer.eos_token_id]
+    with suppress(UserError):  # no chat template, or one that preflight refuses
+        found.append(ChatTemplate(tokenizer).parts.end_id)
     if (folder / "generation_config.json").is_file():
         eos = GenerationConfig.from_pretrained(folder).eos_token_id
         found += eos if isinstance(eos, list) else [eos]
-    found.append(AutoTokenizer.from_pretrained(folder).eos_token_id)
     return sorted({int(i) for i in found if i is not None})
 
 

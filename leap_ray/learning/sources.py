@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -48,10 +49,14 @@ def load_tokenizer(model: str) -> Any:
     """The student's tokenizer, by the student's name. Of a model on the hub, no weights are fetched for it."""
     from transformers import AutoTokenizer
 
+    local = Path(model).expanduser().is_dir() or _locate(model) is None  # a folder need hold no model for this
+    source = os.path.expanduser(model) if local else materialize(model)
     try:
-        return AutoTokenizer.from_pretrained(model if _locate(model) is None else materialize(model))
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UserError(f"student {model!r}: its tokenizer cannot be loaded: {error}") from None
+    tokenizer.name_or_path = model  # what errors call it
+    return tokenizer
 
 
 def save_tokenizer(model: str, folder: Path) -> None:
