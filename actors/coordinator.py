@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from actors.environment import EnvironmentPool, PromptSettings
 from actors.learner import PROGRESS, train
 from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
+from actors.threads import in_thread
 from leap_ray.config import DomainConfig, RunConfig
 from leap_ray.envs.base import load_domain, make_env
 from leap_ray.errors import UserError
@@ -35,7 +35,7 @@ from leap_ray.learning.model import probe_logprobs
 from leap_ray.learning.objectives import objective_of
 from leap_ray.metrics import Metrics
 from leap_ray.policy import Prompter
-from leap_ray.progress import Board
+from leap_ray.progress import Board, Stage
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
 from leap_ray.types import Correction, Episode, Sampling, digest
@@ -72,8 +72,8 @@ class Coordinator:
         config = self.config
         self.board.say(f"student {config.student.model} is starting ({config.student.replicas} server(s))")
         rank = config.learner.rank if config.learner.method == "lora" else 0
-        register = str(self.run.path.absolute() / "served")
-        self.student = await asyncio.to_thread(StudentPool.start, config.student, lora_rank=rank, registry=register)
+        register = str(self.run.path / "served")
+        self.student = await in_thread(StudentPool.start, config.student, lora_rank=rank, registry=register)
         for domain in config.domains:
             self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
             env = make_env(domain.name, domain.settings)
@@ -98,7 +98,7 @@ class Coordinator:
         if self.teacher is not None:
             ray.kill(self.teacher)
         if self.student is not None:
-            await asyncio.to_thread(self.student.shutdown)
+            await in_thread(self.student.shutdown)
 
     async def run_all(self) -> None:
         """Every stage of the run, leaving out what is done."""
@@ -177,7 +177,8 @@ class Coordinator:
         ]
         output = self.run.path / stage
         async with self._training(f"iteration {iteration}: training ({objective})", output / PROGRESS):
-            result = train(
+            result = await in_thread(
+                train,
                 read_examples(folders),
                 model=self.config.student.model,
                 init_from=before.path,
@@ -234,28 +235,27 @@ class Coordinator:
 
     @asynccontextmanager
     async def _training(self, title: str, progress: Path) -> AsyncIterator[None]:
-        """The student asleep (learner and server may share GPUs), and the learner's progress file on the board.
+        """The student asleep (learner and server may share GPUs), and the learner's progress file on the board."""
 
-        A thread reads the file: training itself blocks the driver.
-        """
-        ended = threading.Event()
+        def show(bar: Stage) -> None:
+            for line in read_progress(progress)[bar.done :]:
+                bar.total = line["steps"]
+                bar.advance(note=f"loss {line['loss']:.3f}, {line['tokens_per_second']:.0f} tokens/s")
 
-        def follow() -> None:
-            with self.board.stage(title, 0) as bar:
-                while not ended.wait(1.0):
-                    for line in read_progress(progress)[bar.done :]:
-                        bar.total = line["steps"]
-                        bar.advance(note=f"loss {line['loss']:.3f}, {line['tokens_per_second']:.0f} tokens/s")
+        async def follow(bar: Stage) -> None:
+            while True:
+                await asyncio.sleep(1.0)
+                show(bar)
 
-        thread = threading.Thread(target=follow, daemon=True)
         await self.student.sleep()
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            await self.student.wake()
+        with self.board.stage(title, 0) as bar:
+            follower = asyncio.create_task(follow(bar))
+            try:
+                yield
+            finally:
+                follower.cancel()
+                show(bar)
+        await self.student.wake()
 
     def policy(self, iteration: int) -> Policy:
         """What that iteration trains, under a name never used for other weights: it hashes all that they are computed from."""

@@ -34,7 +34,8 @@ def read_examples(folders: Iterable[Path]) -> ray.data.Dataset:
     files = [str(file) for folder in folders for file in sorted(folder.glob("*.parquet"))]
     if not files:
         raise UserError("there is no example to train on: `show` counts what was left out, and why")
-    return ray.data.read_parquet(files, override_num_blocks=max(1, len(files)))
+    # Without `partitioning`, a folder called `key=value` anywhere in the path would become a column.
+    return ray.data.read_parquet(files, partitioning=None, override_num_blocks=max(1, len(files)))
 
 
 def write_examples(

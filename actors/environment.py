@@ -147,8 +147,8 @@ class EnvironmentPool:
     ) -> None:
         self.domain = domain
         self.config = config
-        # The pool keeps the reference: an actor that Ray restarts reads its arguments once more.
-        self._make_args = (domain, prompts, ray.put(student))
+        # As plain arguments: what lay in the object store could be gone when Ray restarts an actor.
+        self._make_args = (domain, prompts, student)
         self._made = [0] * config.actors
         self._played = [0] * config.actors
         self._actors: list[Any] = [self._new(i) for i in range(config.actors)]

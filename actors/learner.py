@@ -36,6 +36,7 @@ from leap_ray.learning.rows import Problem, RowInfo, from_record, pack_window, r
 from leap_ray.learning.schedule import PlannedStep, deal, plan_steps
 from leap_ray.learning.sources import save_tokenizer
 from leap_ray.learning.train import Trainer
+from leap_ray.paths import absolute
 from leap_ray.types import Example, to_plain
 
 PROGRESS = "progress.jsonl"
@@ -77,7 +78,7 @@ def train(
     training's own working folder, reachable from every node; keep it until this returns. Progress: one JSON line per
     optimiser step in `output/progress.jsonl`. Raises UserError for examples, weights or a student that cannot be used.
     """
-    output, storage = Path(output).absolute(), Path(storage).absolute()
+    output, storage = absolute(output), absolute(storage)
     if (output / RESULT).is_file():
         return TrainResult(**json.loads((output / RESULT).read_text()))
     check_model(model)
@@ -87,7 +88,7 @@ def train(
     infos, problems = prepare(dataset, model, config, objective, seed, storage / "rows")
     plan = plan_steps([i for i in infos if i.split == "train"], config, seed, config.workers)
     job = Job(
-        model, str(init_from) if init_from else None, str(output), str(storage), config, objective, seed,
+        model, str(absolute(init_from)) if init_from else None, str(output), str(storage), config, objective, seed,
         plan, deal([i for i in infos if i.split == "eval"], config.workers), deal(infos, config.workers),
     )  # fmt: skip
     if not (storage / FINISHED).exists():

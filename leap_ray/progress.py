@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,10 +55,10 @@ class Stage:
 class Board:
     """Where a run says what it is doing."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
         self.bars: Progress | None = None
-        if sys.stdout.isatty():
+        if self.console.is_terminal:
             self.bars = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),

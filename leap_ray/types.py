@@ -263,6 +263,8 @@ def _from_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
 def _from_fields(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise RecordError(f"{where}: a mapping is needed, got {type(value).__name__}")
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise RecordError(f"{where}: {odd[0]!r} is no setting's name")
     fields, hints = _fields_of(cls)
     if unknown := sorted(set(value) - set(fields)):
         raise RecordError(f"{where}: unknown {', '.join(map(repr, unknown))}; known are {', '.join(fields)}")

@@ -92,6 +92,8 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         False  # True where an action may have several lines (programs); else its first line counts
     )
     blocking: ClassVar[bool] = False  # True where a step may wait (a subprocess): played on a thread
+    # Settings that are files or folders, each with the values that are not: they are made absolute, as actors work elsewhere.
+    path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     task: Task | None = None
 

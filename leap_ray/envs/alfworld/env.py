@@ -43,6 +43,7 @@ class AlfworldEnv(TextEnv):
 
     domain: ClassVar[str] = "alfworld"
     # Of alfworld 0.4 and later; published exemplars say "put X in/on Y": mixing the two ruins success.
+    path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": (), "cache": ()}
     grammar_dialect: ClassVar[str] = "move X to Y"
     domain_facts: ClassVar[str] = (
         "The agent is in a household and acts by short text commands. It sees what is on or in a receptacle only after going "

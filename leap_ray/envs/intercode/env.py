@@ -5,12 +5,13 @@ An episode is one task in a place of its own. Actions run until `submit`, which 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from leap_ray.envs.base import Expert, PrivilegedState, TextEnv, task_of
 from leap_ray.envs.intercode.backend import Kind
 from leap_ray.envs.intercode.bash import Quoting
-from leap_ray.envs.intercode.data import Item, Language, Split, load
+from leap_ray.envs.intercode.data import EMBEDDED, Item, Language, Split, load
 from leap_ray.envs.intercode.experts import expert
 from leap_ray.envs.intercode.games import Game, Result, open_game, visible
 from leap_ray.envs.intercode.sandbox import SandboxError
@@ -51,6 +52,7 @@ class InterCodeEnv(TextEnv):
     threshold = 0.7  # (authors)
     max_actions = 10  # (authors); 15 for SQL
     blocking = True
+    path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": (EMBEDDED,), "base": ("auto", "host")}
     language: ClassVar[Language] = "bash"
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,12 @@ class WebShopEnv(TextEnv):
     max_actions: ClassVar[int] = 15  # of a rollout (authors); evaluation: 30, set as eval_max_actions
     threshold: ClassVar[float] = 0.0
     score_scale: ClassVar[float] = 100.0
+    path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "data": (GENERATED,),
+        "goals": ("synthetic", "human"),
+        "cache": (),
+        "demonstrations": (),
+    }
     domain_facts: ClassVar[str] = (
         "You shop on a web site. search[words] lists products; click[item - title] opens one; on its page click an option to "
         "select it, click[description] or click[features] to read more, click[< prev] to go back, and click[buy now] to buy, "
