@@ -188,6 +188,7 @@ class Coordinator:
                 seed=self.config.seed + iteration,
                 storage=output / "ray-train",
                 adapter_name=policy.name,
+                max_length=self.config.student.max_length,
             )
         self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})
         self.metrics.log("train", iteration, result.metrics)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -45,14 +44,26 @@ def materialize(model: str, cache: Path | None = None) -> Path:
     return _convert_once(found, cache or cache_folder() / "models")
 
 
+def local_folder(model: str) -> Path | None:
+    """The student's folder, if that needs no network; None for a name on the hub whose files are not here yet."""
+    if (folder := Path(model).expanduser()).is_dir():  # whatever it lacks is another check's to say
+        return folder.resolve()
+    if _locate(model) is not None:
+        return materialize(model)
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(model, local_files_only=True, allow_patterns=["*.safetensors"]))
+    except Exception:  # whatever keeps the cache from answering: the hub is asked later
+        return None
+
+
 def load_tokenizer(model: str) -> Any:
     """The student's tokenizer, by the student's name. Of a model on the hub, no weights are fetched for it."""
     from transformers import AutoTokenizer
 
-    local = Path(model).expanduser().is_dir() or _locate(model) is None  # a folder need hold no model for this
-    source = os.path.expanduser(model) if local else materialize(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(local_folder(model) or model)
     except (OSError, ValueError) as error:
         raise UserError(f"student {model!r}: its tokenizer cannot be loaded: {error}") from None
     tokenizer.name_or_path = model  # what errors call it
