@@ -11,13 +11,14 @@ import re
 _WORD = "(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad|inner_monologue)"
 _OPENS = (
     rf"<(?:\w+:)?{_WORD}(?:\s[^<>]*)?>|\[{_WORD}\]|<\|{_WORD}\|>|<\|(?:start|begin)(?:_of)?_{_WORD}\|>|\u25c1{_WORD}\u25b7"
-    r"|<\|inner_prefix\|>|<\|channel>|<\|start\|>|<\|channel\|>"
+    r"|<\|inner_prefix\|>|<\|channel>|<\|start\|>|<\|channel\|>\s*\w*(?:\s*<\|message\|>)?"
 )
 _CLOSES = (
     rf"</(?:\w+:)?{_WORD}>|\[/{_WORD}\]|<\|/{_WORD}\|>|<\|end(?:_of)?_{_WORD}\|>|\u25c1/{_WORD}\u25b7"
     r"|<\|inner_suffix\|>|<channel\|>"
 )
 _HEADER = r"<\|channel\|>\s*(?:final|response|answer)\s*<\|message\|>|<\|start\|>(?:(?!<\|channel\|>|<\|start\|>).)*?<\|message\|>"
+_FINAL = "<|channel|>final<|message|>"  # the header of an answer, where channels have names
 _MARKS = re.compile(rf"(?P<closes>{_CLOSES}|{_HEADER}|<\|end\|>)|(?P<opens>{_OPENS})", re.IGNORECASE | re.DOTALL)
 _ANSWERS = re.compile(rf"{_CLOSES}|<\|message\|>", re.IGNORECASE)
 
@@ -31,19 +32,22 @@ def left_open(text: str) -> str:
 
 
 def closing_of(mark: str) -> str:
-    """Text that ends the thoughts which the mark opened."""
-    name = mark.strip("<>[]|\u25c1\u25b7")
-    if name in ("start", "channel") and mark.endswith("|>"):
-        return "<|channel|>final<|message|>" if name == "start" else "final<|message|>"
+    """Text that ends the thoughts, or completes the header, which the mark opened."""
+    if mark.startswith("<|channel|>"):
+        return _FINAL.removeprefix(mark) if _FINAL.startswith(mark) else _completed(mark) + "<|end|><|start|>assistant" + _FINAL
+    if mark == "<|start|>":
+        return _FINAL
     if mark == "<|channel>":
         return "<channel|>"
-    if mark.startswith("<|"):
-        for begin, end in (("START", "END"), ("start", "end"), ("begin", "end"), ("inner_prefix", "inner_suffix")):
-            if name.startswith(begin):
-                return f"<|{name.replace(begin, end, 1)}|>"
-        return f"<|/{name}|>"
-    left, right = mark[0], mark[-1]
-    return f"\n{left}/{name.split()[0]}{right}\n\n"
+    name = mark.strip("<>[]|\u25c1\u25b7")
+    for begin, end in (("START", "END"), ("start", "end"), ("begin", "end"), ("inner_prefix", "inner_suffix")):
+        if mark.startswith("<|") and name.startswith(begin):
+            return mark.replace(begin, end, 1)
+    return "\n" + mark.replace(name, "/" + name.split()[0], 1) + "\n\n"
+
+
+def _completed(header: str) -> str:
+    return "" if header.endswith("<|message|>") else "<|message|>"
 
 
 def ends_thoughts(text: str) -> bool:
