@@ -33,7 +33,6 @@ from leap_ray.journal import Records, RunDirectory
 from leap_ray.learning.loop import read_progress
 from leap_ray.learning.model import probe_logprobs
 from leap_ray.learning.objectives import objective_of
-from leap_ray.learning.sources import materialize
 from leap_ray.metrics import Metrics
 from leap_ray.policy import Prompter
 from leap_ray.progress import Board, Stage
@@ -60,8 +59,7 @@ class Coordinator:
         self.run = run
         self.board = board
         self.metrics = Metrics(run.path, config.trackers, config.name, dataclasses.asdict(config))
-        self.folder = materialize(config.student.model)
-        self.prompts = PromptSettings(str(self.folder), config.student.dialect, config.student.candidates)
+        self.prompts = PromptSettings.of(config.student)
         self.prompter: Prompter = self.prompts.load()
         self.student: Any = None  # StudentPool
         self.pools: dict[str, EnvironmentPool] = {}
@@ -190,6 +188,7 @@ class Coordinator:
                 seed=self.config.stage_seed("train", iteration),
                 storage=output / "ray-train",
                 adapter_name=policy.name,
+                max_length=self.config.student.max_length,
             )
         self.metrics.log("train", iteration, result.metrics)
         self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from leap_ray.config import StudentConfig
 from leap_ray.errors import UserError
+from leap_ray.journal import read_json
+from leap_ray.learning.trainable import check_length, context_length
 from leap_ray.serving import linear_modules
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[str, An
         "model": str(folder),
         "dtype": config.dtype,
         "max_model_len": config.max_length,
+        "hf_overrides": _length_override(folder),
         "max_num_seqs": config.max_sequences,
         "enable_prefix_caching": True,
         "seed": config.seed,
@@ -62,6 +65,13 @@ def settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[str, An
         **_lora_settings(config, folder, max_rank),
         **(_gpu_settings(config) if config.gpus_per_replica else _cpu_settings(config)),
     }
+
+
+def _length_override(folder: Path) -> dict[str, int]:
+    """The context with its rotary scaling, where `config.json` names the one without: vLLM does not multiply YaRN's factor."""
+    said = read_json(folder / "config.json")
+    longest, written = context_length(said), said.get("max_position_embeddings")
+    return {"max_position_embeddings": longest} if longest and written and longest > written else {}
 
 
 def environment(config: StudentConfig) -> dict[str, str]:
@@ -81,11 +91,7 @@ def environment(config: StudentConfig) -> dict[str, str]:
 
 def check(config: StudentConfig, folder: Path) -> None:
     """Refuse what would make the engine fail minutes later with a traceback: a context too long, memory that is not there."""
-    longest = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
-    if longest and config.max_length > longest:
-        raise UserError(
-            f"student.max_length: {config.max_length} is above the {longest} tokens that {config.model!r} knows"
-        )
+    check_length(read_json(folder / "config.json"), config.model, config.max_length)
     if config.gpus_per_replica:
         return
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * (

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from leap_ray.config import DomainConfig, RolloutConfig
+from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain, make_env
 from leap_ray.errors import UserError
 from leap_ray.policy import Completer, Prompter, tokenize
@@ -29,14 +29,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """What a process needs to make a Prompter of its own."""
+    """What a process needs to make a Prompter of its own. The student goes by its name: each node has a folder of its own."""
 
-    folder: str  # of the tokenizer
+    model: str  # as StudentConfig.model
     dialect: str
     candidates: bool
+    template: tuple[tuple[str, Any], ...] = ()
+    date: str | None = None
+    prefill: str = ""
+
+    @classmethod
+    def of(cls, student: StudentConfig) -> PromptSettings:
+        """Those of a run's student."""
+        template = tuple(sorted(student.template.items()))
+        return cls(student.model, student.dialect, student.candidates, template, student.date, student.prefill)
 
     def load(self) -> Prompter:
-        return Prompter.load(self.folder, self.dialect, self.candidates)
+        """The Prompter, from the tokenizer as this node finds it."""
+        settings = {"template": dict(self.template), "date": self.date, "prefill": self.prefill}
+        return Prompter.load(self.model, self.dialect, self.candidates, **settings)
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,14 @@ def train(
     seed: int,
     storage: Path,
     adapter_name: str,
+    max_length: int | None = None,
 ) -> TrainResult:
     """Train the student on examples and leave its weights in `output/weights`. Blocks until done; needs `ray.init()`.
 
     dataset: Examples, or a Ray Dataset of `rows.to_record(example)` rows. model: as StudentConfig.model. init_from: folder of
     the previous iteration's weights, which are also DPO's and KTO's reference; None: the student itself. storage: the
-    training's own working folder, reachable from every node; keep it until this returns. Progress: one JSON line per
+    training's own working folder, reachable from every node; keep it until this returns. max_length: as StudentConfig.max_length,
+    which a student's attention windows must hold; None: a whole row. Progress: one JSON line per
     optimiser step in `output/progress.jsonl`. Raises UserError for examples, weights or a student that cannot be used.
     """
     output, storage = absolute(output), absolute(storage)
@@ -91,6 +93,7 @@ def train(
     job = Job(
         model, str(absolute(init_from)) if init_from else None, str(output), str(storage), config, objective, seed,
         plan, deal([i for i in infos if i.split == "eval"], config.workers), deal(infos, config.workers),
+        max_length,
     )  # fmt: skip
     if not (storage / FINISHED).exists():
         run(job)
@@ -195,6 +198,7 @@ class Job:
     plan: list[PlannedStep]
     evaluation: tuple[tuple[RowInfo | None, ...], ...]  # per worker
     everything: tuple[tuple[RowInfo | None, ...], ...]  # per worker
+    max_length: int | None = None  # tokens of the longest sequence; None: of a row
 
 
 def run(job: Job) -> None:
@@ -264,6 +268,8 @@ def work(settings: dict[str, Any]) -> None:
             init_from=Path(job.init_from) if job.init_from else None,
             seed=job.seed,
             workers=workers,
+            max_length=job.max_length,
+            trial=worker == 0,
         ),
         job.config,
         job.objective,

@@ -153,7 +153,7 @@ def _prepare(config: RunConfig, folder: Path, output: CapturedOutput) -> tuple[R
     """The configuration with absolute paths, checked, and its run directory, where the log is kept from now on."""
     check_machine(folder)
     config, folder = absolute_config(config), absolute(folder)
-    preflight(config, folder)
+    config = preflight(config, folder)
     directory = open_run(config, folder)
     output.move_to(directory.path / "logs")
     return config, directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leap_ray.cache import check_cache
-from leap_ray.config import DomainConfig, RunConfig
+from leap_ray.config import DomainConfig, RunConfig, load
 from leap_ray.envs.base import load_domain, make_env
 from leap_ray.errors import UserError
 from leap_ray.journal import check_room
@@ -55,17 +56,38 @@ def check_machine(folder: Path) -> None:
     _check_socket(temporary, VLLM_SOCKET, "TMPDIR")
 
 
-def preflight(config: RunConfig, folder: Path) -> None:
-    """Raise UserError for anything in the configuration that this machine cannot run."""
-    from leap_ray.learning.model import check_model, check_trainable
+def preflight(config: RunConfig, folder: Path) -> RunConfig:
+    """Raise UserError for anything in the configuration that this machine cannot run.
+
+    Returns the configuration with the date that the student's prompts show, where its chat template asks for one.
+    """
     from leap_ray.teachers.build import check_teacher
 
     check_room(folder, config.min_free_gib)
-    check_model(config.student.model)
-    check_trainable(config.student.model)
+    config = check_student(config, folder)
     check_teacher(config.teacher)
     for domain in config.domains:
         check_domain(domain)
+    return config
+
+
+def check_student(config: RunConfig, folder: Path) -> RunConfig:
+    """The student's files, its chat template and its layers; returns the configuration with the prompts' date.
+
+    A new run's date is today's. It stays in the run directory, so that a resumed run has the same prompts.
+    """
+    from leap_ray.learning.model import check_model, check_trainable
+    from leap_ray.policy import Prompter
+
+    student = config.student
+    check_model(student.model)
+    prompter = Prompter.of(student)
+    check_trainable(student.model, student.max_length, config.learner.attention)
+    if student.date or not prompter.template.is_dated:
+        return config
+    stored = folder / "config.yaml"
+    date = load(stored).student.date if stored.is_file() else datetime.date.today().isoformat()
+    return replace(config, student=replace(student, date=date))
 
 
 def check_domain(domain: DomainConfig) -> None:

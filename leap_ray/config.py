@@ -59,6 +59,13 @@ class StudentConfig:
     model: str = SMOLLM2  # HF name, path, or package:<module> holding one GGUF file
     dialect: Literal["chat", "leap"] = "chat"  # how a prompt is laid out; see leap_ray/prompts
     candidates: bool = True  # show the candidate actions in the prompt
+    template: dict[str, bool | int | float | str] = field(
+        default_factory=dict
+    )  # arguments of the chat template, such as {enable_thinking: true}; thinking is off where the template knows it
+    prefill: str = ""  # put after the chat template's prompts, such as "\n</think>\n\n" where one leaves thoughts open
+    date: str | None = (
+        None  # that the chat template prints as today's, "2026-01-31"; null: the day on which the run is made
+    )
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  # of the server's weights
     max_length: int = 4096  # tokens of prompt and completion together
     temperature: float = 0.3  # of rollouts (authors)

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from leap_ray.errors import UserError
+from leap_ray.chat_template import ChatTemplate
+from leap_ray.config import StudentConfig
+from leap_ray.learning.sources import load_tokenizer
 from leap_ray.prompts import folder_hash, render
-from leap_ray.types import Completion, Episode, Sampling, Step
+from leap_ray.reasoning import after_thoughts, ends_thoughts
+from leap_ray.types import Completion, Episode, Sampling, Step, digest
 
 MARKERS = {"chat": ("think:", "act:"), "leap": ("REASON:", "ACTION:")}
-_MARK = "\u241eMARK\u241e"  # stands for a completion while the chat template is taken apart
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,15 @@ class Completer(Protocol):
 def parse(text: str, dialect: str, multiline: bool = False) -> Parsed:
     """Reason and action of a completion. Never raises: text of another form has the action "".
 
-    The text must begin with the reason's marker, and the action's marker must begin a later line. The action is the rest of
-    that line, or, where actions may have several lines, all the rest.
+    What a model thought before its answer (`… </think>`) is left out. The answer must begin with the reason's marker, and the
+    action's marker must begin a later line. The action is the rest of that line, or, where actions may have several lines, all
+    the rest.
     """
+    begins = MARKERS[dialect][0]
     first, second = map(re.escape, MARKERS[dialect])
     rest = r"(.*)" if multiline else r"([^\n]*)"
-    found = re.match(rf"\s*{first}(.*?)\n\s*{second}[ \t]*{rest}", text, re.DOTALL)
+    answer = after_thoughts(text, begins)
+    found = re.match(rf"\s*{first}(.*?)\n\s*{second}[ \t]*{rest}", answer, re.DOTALL)
     if not found:
         return Parsed("", "")
     reason, action = (part.strip() for part in found.groups())
@@ -67,29 +73,42 @@ def parse(text: str, dialect: str, multiline: bool = False) -> Parsed:
 
 
 class Prompter:
-    """Turns views into prompt tokens and completions into actions, for one tokenizer and dialect."""
+    """Turns views into prompt tokens and completions into actions, for one tokenizer and dialect.
 
-    def __init__(self, tokenizer: Any, dialect: str = "chat", show_candidates: bool = True) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            raise UserError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: an instruct model is needed"
-            )
+    `template`: arguments of the chat template; `date`: what it prints as today's, YYYY-MM-DD; `prefill`: text after its prompts.
+    Raises UserError for a chat template with which answers would be read wrongly.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        dialect: str = "chat",
+        show_candidates: bool = True,
+        *,
+        template: Mapping[str, Any] | None = None,
+        date: str | None = None,
+        prefill: str = "",
+    ) -> None:
         self.tokenizer = tokenizer
         self.dialect = dialect
         self.show_candidates = show_candidates
-        self.end_id = self._next_turn_ids("x")[0]
+        self.template = ChatTemplate(tokenizer, template, date, prefill)
+        self.template.check()
+        self.hash = digest(folder_hash(dialect), self.template.identity)  # names the templates in use
+        self.end_id = self.template.parts.end_id
+        self._tokens = self.template.tokens
+        self._opened = self._tokens.encode(self.template.parts.reopening)
 
     @classmethod
-    def load(cls, folder: str, dialect: str, show_candidates: bool) -> Prompter:
-        """From a model folder's tokenizer."""
-        from transformers import AutoTokenizer
+    def load(cls, model: str, dialect: str, show_candidates: bool, **settings: Any) -> Prompter:
+        """From a student's tokenizer, by the student's name or folder; `settings` as of the constructor."""
+        return cls(load_tokenizer(model), dialect, show_candidates, **settings)
 
-        return cls(AutoTokenizer.from_pretrained(folder), dialect, show_candidates)
-
-    @property
-    def hash(self) -> str:
-        """Names the templates in use."""
-        return folder_hash(self.dialect)
+    @classmethod
+    def of(cls, student: StudentConfig) -> Prompter:
+        """The prompts of a run's student. It goes by its name: every machine has a folder of its own."""
+        settings = {"template": student.template, "date": student.date, "prefill": student.prefill}
+        return cls.load(student.model, student.dialect, student.candidates, **settings)
 
     def start(self, instruction: str, domain_facts: str = "") -> Conversation:
         """The conversation of a new episode."""
@@ -98,27 +117,47 @@ class Prompter:
     def completion_ids(self, reason: str, action: str) -> list[int]:
         """Tokens of the completion that says this, its end-of-turn token last."""
         text = render(f"{self.dialect}/completion.j2", reason=" ".join(reason.split()), action=action)
-        return [*self._encode(text), self.end_id]
+        return self.answer_ids(text)
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Tokens with which a student says this text, its end-of-turn token last."""
+        parts = self.template.parts
+        after, opened = parts.trail + parts.end, self._opened
+        ids = self._tokens.encode(parts.reopening + parts.lead, text, after)
+        if ids[: len(opened)] != opened:  # the prompt's last token would hold the answer's first letters
+            ids, opened = self._tokens.encode(parts.lead, text, after), []
+        return [*ids[len(opened) : -1], self.end_id]
 
     def closed(self, completion: tuple[int, ...]) -> tuple[int, ...]:
         """The completion with its end-of-turn token, also where sampling stopped short of it."""
         return completion if completion[-1:] == (self.end_id,) else (*completion, self.end_id)
 
     def text(self, completion: tuple[int, ...]) -> str:
-        """The completion for people and for the parser, without special tokens."""
-        return self.tokenizer.decode(list(completion), skip_special_tokens=True)
+        """The completion for people and for the parser: without special tokens, but for those around thoughts."""
+        ids = list(completion[:-1] if completion[-1:] == (self.end_id,) else completion)
+        special = self._tokens.special
+        ends = [i + 1 for i, token in enumerate(ids) if token in special]
+        cut = next((i for i in reversed(ends) if ends_thoughts(self._tokens.decode(ids[:i], False))), 0)
+        return self._tokens.decode(ids[:cut], False) + self._tokens.decode(ids[cut:])
 
     def view_ids(self, view: View) -> list[int]:
         """Tokens of a prompt that begins with this view."""
-        message = {"role": "user", "content": self.first_message(view)}
-        text = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        return self._encode(text)
+        return self.first_ids(self.first_message(view))
+
+    def first_ids(self, message: str) -> list[int]:
+        """Tokens of the prompt that begins a conversation with this user message."""
+        parts = self.template.parts
+        return self._tokens.encode(parts.head, self._stripped(message), parts.opening)
 
     def turn_ids(self, observation: str, candidates: tuple[str, ...], ended: bool) -> list[int]:
         """Tokens between a completion and the next one, in `chat`; `ended` if the completion holds its end-of-turn token."""
-        shown = candidates if self.show_candidates else ()
-        ids = self._next_turn_ids(render("chat/turn.j2", observation=observation, candidates=shown))
-        return ids[1:] if ended else ids
+        return self.next_ids(self.turn_message(observation, candidates), ended)
+
+    def next_ids(self, message: str, ended: bool) -> list[int]:
+        """Tokens between a completion and the next one, with this user message between them."""
+        parts = self.template.parts
+        ids = self._tokens.encode(parts.next, self._stripped(message), parts.reopening)
+        return ids[ids.index(self.end_id) + ended :]
 
     def first_message(self, view: View) -> str:
         """Text of the user message that shows this view."""
@@ -126,22 +165,15 @@ class Prompter:
         values["candidates"] = view.candidates if self.show_candidates else ()
         return render(f"{self.dialect}/first.j2", **values).strip()
 
-    def _next_turn_ids(self, content: str) -> list[int]:
-        messages = [
-            {"role": "user", "content": "x"},
-            {"role": "assistant", "content": _MARK},
-            {"role": "user", "content": content},
-        ]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        _, found, tail = text.partition(_MARK)
-        if not found:
-            raise UserError(
-                f"the chat template of {self.tokenizer.name_or_path!r} does not show assistant turns as they are"
-            )
-        return self._encode(tail)
+    def turn_message(self, observation: str, candidates: tuple[str, ...]) -> str:
+        """Text of a later user message in `chat`."""
+        shown = candidates if self.show_candidates else ()
+        return render("chat/turn.j2", observation=observation, candidates=shown)
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _stripped(self, message: str) -> str:
+        left, right = self.template.parts.strips
+        message = message.lstrip() if left else message
+        return message.rstrip() if right else message
 
 
 class Conversation:

@@ -8,6 +8,7 @@ from typing import Any
 
 from leap_ray.envs.base import TextEnv
 from leap_ray.policy import Completer, Prompter, parse
+from leap_ray.text_tokens import unicode_text
 from leap_ray.types import Episode, Finish, Sampling, Step, Task, digest, episode_id
 
 
@@ -29,7 +30,7 @@ async def play(
     """
     began = time.perf_counter()
     name = episode_id(task, seed, policy)
-    observation, info = await _call(env, env.reset, seed=seed, options={"task": task})
+    observation, info = _in_unicode(*await _call(env, env.reset, seed=seed, options={"task": task}))
     conversation = prompter.start(info["instruction"], env.domain_facts)
     instruction, steps, finish = info["instruction"], [], Finish.MAX_ACTIONS
     while len(steps) < max_actions:
@@ -45,6 +46,7 @@ async def play(
         conversation.reply(completion.ids, parsed.action)
         candidates = info["candidates"]
         after, _, terminated, truncated, info = await _call(env, env.step, parsed.action)
+        after, info = _in_unicode(after, info)
         steps.append(
             Step(
                 observation=observation,
@@ -73,7 +75,7 @@ async def play(
 def demonstrate(env: TextEnv, task: Task, *, seed: int, max_actions: int, expert: str = "demonstrator") -> Episode:
     """One episode played by a domain's expert, with its reasons. It has no tokens yet: see `policy.tokenize`."""
     began = time.perf_counter()
-    observation, info = env.reset(seed=seed, options={"task": task})
+    observation, info = _in_unicode(*env.reset(seed=seed, options={"task": task}))
     guide = env.expert(expert, seed=seed)
     instruction, steps, finish = info["instruction"], [], Finish.MAX_ACTIONS
     while len(steps) < max_actions:
@@ -83,6 +85,7 @@ def demonstrate(env: TextEnv, task: Task, *, seed: int, max_actions: int, expert
             break
         candidates = info["candidates"]
         after, _, terminated, truncated, info = env.step(advice.action)
+        after, info = _in_unicode(after, info)
         step = Step(observation, candidates, advice.reason, advice.action, info["valid"], info["score"])
         steps.append(step)
         observation = after
@@ -120,6 +123,14 @@ def _episode(
         extra={name: float(value) for name, value in info.get("score_parts", {}).items()},
         **rest,
     )
+
+
+def _in_unicode(observation: str, info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What an environment says, without the lone surrogates that neither a tokenizer nor a UTF-8 file takes."""
+    said: dict[str, Any] = {"candidates": tuple(unicode_text(candidate) for candidate in info["candidates"])}
+    if "instruction" in info:
+        said["instruction"] = unicode_text(info["instruction"])
+    return unicode_text(observation), {**info, **said}
 
 
 async def _call(env: TextEnv, method: Any, *args: Any, **kwargs: Any) -> Any:

@@ -31,7 +31,7 @@ def model_inputs(row: Row, attention: str, device: torch.device | str, dtype: to
     if attention == "blocks":
         from leap_ray.learning.blocks import make_blocks
 
-        inputs["tree_blocks"] = make_blocks(exits, device, dtype)
+        inputs["tree_blocks"] = make_blocks(exits, positions, device, dtype)
     else:
         dense = attention == "sdpa"
         inputs["attention_mask"] = dense_mask(exits, device, dtype) if dense else block_mask(exits, device)

@@ -29,7 +29,15 @@ class Block:
     mask: torch.Tensor
 
 
-def make_blocks(exits: Ints, device: torch.device | str, dtype: torch.dtype) -> list[Block]:
+@dataclass(frozen=True)
+class TreeBlocks:
+    """A row's blocks, and how many tokens its longest sequence has."""
+
+    blocks: list[Block]
+    depth: int
+
+
+def make_blocks(exits: Ints, positions: Ints, device: torch.device | str, dtype: torch.dtype) -> TreeBlocks:
     """Cut a row into blocks of `BLOCK` queries."""
     blocks, size = [], BLOCK
     for first in range(0, len(exits), size):
@@ -39,21 +47,21 @@ def make_blocks(exits: Ints, device: torch.device | str, dtype: torch.dtype) -> 
         seen = torch.from_numpy((keys[None] <= queries) & (queries < exits[keys][None]))
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
         blocks.append(Block(first, end, torch.from_numpy(keys).to(device), mask.to(device)))
-    return blocks
+    return TreeBlocks(blocks, int(positions.max()) + 1)
 
 
 class TreeAttention(torch.autograd.Function):
-    """softmax(q kᵀ · scale + mask) v per block. q: H × N × D; k, v: G × N × D with H a multiple of G (grouped queries)."""
+    """softmax(q kᵀ · scale + mask) v per block. q: H × N × D; k: G × N × D; v: G × N × E, H a multiple of G (grouped queries)."""
 
     @staticmethod
     def forward(ctx: Any, q, k, v, blocks: list[Block], scale: float) -> torch.Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.blocks, ctx.scale = blocks, scale
-        out = torch.empty_like(q)
+        out = q.new_empty(*q.shape[:2], v.shape[-1])
         for block in blocks:
             keys, values = k.index_select(1, block.keys), v.index_select(1, block.keys)
             weights = _weights(_grouped(q, block, len(k)), keys, block, scale)
-            out[:, block.first : block.end] = torch.bmm(weights, values).view(len(q), -1, q.shape[-1])
+            out[:, block.first : block.end] = torch.bmm(weights, values).view(len(q), -1, v.shape[-1])
         return out
 
     @staticmethod
@@ -90,16 +98,18 @@ def _weights(queries: torch.Tensor, keys: torch.Tensor, block: Block, scale: flo
 
 def attend(module: Any, query, key, value, attention_mask, **kwargs: Any) -> tuple[torch.Tensor, None]:
     """The attention function as transformers calls it; `tree_blocks` comes from the model call's keyword arguments."""
-    blocks = kwargs.get("tree_blocks")
-    unknown = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name) is not None]
-    if blocks is None or unknown or len(query) != 1:
+    tree: TreeBlocks | None = kwargs.get("tree_blocks")
+    if tree is None or len(query) != 1:
+        raise ValueError(f"{type(module).__name__} does not hand a row's blocks to its attention")
+    if (kwargs.get("sliding_window") or tree.depth) < tree.depth:
         raise ValueError(
-            f"{type(module).__name__} cannot use attention in blocks"
-            + (f" with {', '.join(unknown)}" if unknown else "")
-            + "; set learner.attention: sdpa"
+            f"{type(module).__name__} attends in windows of {kwargs['sliding_window']} tokens, fewer than the {tree.depth} of "
+            "a sequence"
         )
+    if unknown := [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]:
+        raise ValueError(f"{type(module).__name__} attends with {', '.join(unknown)}, which rows of branches do not support")
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    out = TreeAttention.apply(query[0], key[0], value[0], blocks, scale)
+    out = TreeAttention.apply(query[0], key[0], value[0], tree.blocks, scale)
     return out.transpose(0, 1)[None].contiguous(), None
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leap_ray.chat_template import ChatTemplate
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.attention import implementation, model_inputs
 from leap_ray.learning.objectives import sequence_logprobs, target_logprobs
 from leap_ray.learning.prefix_tree import Branch, Row, build_row
-from leap_ray.learning.sources import PACKAGE, check_model, materialize
+from leap_ray.learning.sources import check_model, materialize
+from leap_ray.learning.trainable import check_config, check_tree, check_trainable, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -46,36 +48,49 @@ def check_init(init_from: Path | None, method: str) -> None:
 
 
 def stop_ids(folder: Path) -> list[int]:
-    """Token ids that end a turn, of a student's folder: the tokenizer's and the generation configuration's."""
+    """Token ids that end a turn, of a student's folder: the chat template's, the tokenizer's, the generation configuration's."""
     from transformers import AutoTokenizer, GenerationConfig
 
-    found: list[int] = []
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = [tokenizer.eos_token_id]
+    with suppress(UserError):  # no chat template, or one that preflight refuses
+        found.append(ChatTemplate(tokenizer).parts.end_id)
     if (folder / "generation_config.json").is_file():
         eos = GenerationConfig.from_pretrained(folder).eos_token_id
         found += eos if isinstance(eos, list) else [eos]
-    found.append(AutoTokenizer.from_pretrained(folder).eos_token_id)
     return sorted({int(i) for i in found if i is not None})
 
 
 def load_trainable(
-    folder: Path, config: LearnerConfig, *, init_from: Path | None = None, seed: int = 0, workers: int = 1
+    folder: Path,
+    config: LearnerConfig,
+    *,
+    init_from: Path | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    max_length: int | None = None,
+    trial: bool = True,
 ) -> Any:
     """The student ready to be trained: with a new adapter, the previous adapter, or the previous full weights.
 
     Frozen weights are in the computation's precision, adapters in float32. Fully trained weights are float32 when they will
     be sharded (FSDP2 casts them itself), else in the computation's precision (`train.Masters` keeps the float32 ones).
+    Refuses a student that rows would train wrongly: by its configuration, for sequences of `max_length` tokens (None: of a
+    whole row), and with `trial` by `check_tree`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     check_init(init_from, config.method)
+    check_config(read_config(folder, folder.name), folder.name, max_length or config.row_tokens)
+    if trial:
+        check_tree(folder, config.attention, folder.name)
     full = config.method == "full"
     dtype = torch.float32 if full and workers > 1 else getattr(torch, config.precision)
     source = init_from if full and init_from else folder
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, attn_implementation=implementation(config.attention)
     )
-    _check_attention(model.config, folder.name)
     if not full:
         torch.manual_seed(seed)
         model = _with_lora(model, config, init_from)
@@ -84,29 +99,6 @@ def load_trainable(
         if not full:
             model.enable_input_require_grads()
     return model
-
-
-def check_trainable(model: str) -> None:
-    """Refuse a student that could not be trained in prefix trees, by its configuration alone. Raises UserError.
-
-    A GGUF file has none to read: such a student is checked when it is loaded.
-    """
-    from transformers import AutoConfig
-
-    if model.startswith(PACKAGE) or model.endswith(".gguf"):
-        return
-    try:
-        config = AutoConfig.from_pretrained(os.path.expanduser(model))
-    except (OSError, ValueError) as error:
-        raise UserError(f"student {model!r}: its configuration cannot be read: {error}") from None
-    _check_attention(config, model)
-
-
-def _check_attention(config: Any, model: str) -> None:
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or getattr(config, "sliding_window", None):
-        raise UserError(
-            f"student {model!r} attends in sliding windows, which prefix trees do not support: choose one with full attention"
-        )
 
 
 def _with_lora(model: Any, config: LearnerConfig, init_from: Path | None) -> Any:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from leap_ray.cache import cache_folder
 from leap_ray.errors import UserError
@@ -43,11 +44,35 @@ def materialize(model: str, cache: Path | None = None) -> Path:
     return _convert_once(found, cache or cache_folder() / "models")
 
 
-def save_tokenizer(model: str, folder: Path) -> None:
-    """Put the student's tokenizer and chat template beside fully trained weights, so that their folder is a student itself."""
+def local_folder(model: str) -> Path | None:
+    """The student's folder, if that needs no network; None for a name on the hub whose files are not here yet."""
+    if (folder := Path(model).expanduser()).is_dir():  # whatever it lacks is another check's to say
+        return folder.resolve()
+    if _locate(model) is not None:
+        return materialize(model)
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(model, local_files_only=True, allow_patterns=["*.safetensors"]))
+    except Exception:  # whatever keeps the cache from answering: the hub is asked later
+        return None
+
+
+def load_tokenizer(model: str) -> Any:
+    """The student's tokenizer, by the student's name. Of a model on the hub, no weights are fetched for it."""
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(materialize(model)).save_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(local_folder(model) or model)
+    except (OSError, ValueError) as error:
+        raise UserError(f"student {model!r}: its tokenizer cannot be loaded: {error}") from None
+    tokenizer.name_or_path = model  # what errors call it
+    return tokenizer
+
+
+def save_tokenizer(model: str, folder: Path) -> None:
+    """Put the student's tokenizer and chat template beside fully trained weights, so that their folder is a student itself."""
+    load_tokenizer(model).save_pretrained(folder)
 
 
 def _locate(model: str) -> Path | None:

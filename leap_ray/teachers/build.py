@@ -120,10 +120,9 @@ def domain_facts(domains: Sequence[DomainConfig]) -> dict[str, str]:
 
 def load_prompter(config: StudentConfig) -> Any:
     """The student's own prompts, for teachers that are the student."""
-    from leap_ray.learning.sources import materialize
     from leap_ray.policy import Prompter
 
-    return Prompter.load(str(materialize(config.model)), config.dialect, config.candidates)
+    return Prompter.of(config)
 
 
 def _symbolic(config: TeacherConfig, domains: Sequence[DomainConfig], seed: int) -> SymbolicFaculty:

@@ -40,33 +40,34 @@ class Hindsight:
         self.facts = {name: cls.domain_facts for name, cls in classes.items()}
         self.multiline = {name: cls.multiline for name, cls in classes.items()}
 
-    def messages(self, episode: Episode, t: int) -> list[dict[str, str]]:
-        """The chat messages of step t's prompt, as text."""
+    def messages(self, episode: Episode, t: int) -> list[str | tuple[int, ...]]:
+        """Step t's prompt: user messages as text, and what the student said between them, as the tokens it sampled."""
         steps, facts = episode.steps, self.facts.get(episode.task.domain, "")
         past = tuple((step.observation, step.action) for step in steps[:t])
         if self.prompter.dialect != "chat":
             view = View(episode.instruction, past, steps[t].observation, steps[t].candidates, facts)
-            return [{"role": "user", "content": self.prompter.first_message(view)}]
+            return [self.prompter.first_message(view)]
         view = View(episode.instruction, (), steps[0].observation, steps[0].candidates, facts)
-        messages = [{"role": "user", "content": self.prompter.first_message(view)}]
+        messages: list[str | tuple[int, ...]] = [self.prompter.first_message(view)]
         for before, step in pairwise(steps[: t + 1]):
-            said = before.text or render("chat/completion.j2", reason=before.reason, action=before.action)
-            shown = step.candidates if self.prompter.show_candidates else ()
-            turn = render("chat/turn.j2", observation=step.observation, candidates=shown).strip()
-            messages += [{"role": "assistant", "content": said}, {"role": "user", "content": turn}]
+            said = before.completion or self.prompter.completion_ids(before.reason, before.action)
+            messages += [tuple(said), self.prompter.turn_message(step.observation, step.candidates).strip()]
         return messages
 
-    def ids(self, messages: list[dict[str, str]]) -> list[int]:
+    def ids(self, messages: Sequence[str | tuple[int, ...]]) -> list[int]:
         """Token ids of a chat whose next turn is the model's."""
-        tokenizer = self.prompter.tokenizer
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = []
+        for message in messages:
+            if isinstance(message, tuple):
+                ids += self.prompter.closed(message)
+            else:
+                ids += self.prompter.next_ids(message, ended=True) if ids else self.prompter.first_ids(message)
+        return ids
 
     def with_last(self, episode: Episode, t: int, template: str, **values: Any) -> list[int]:
         """Step t's prompt with its last message put into a template of `prompts/teacher`."""
         *before, last = self.messages(episode, t)
-        content = render(f"teacher/{template}", prompt=last["content"], **values).strip()
-        return self.ids([*before, {**last, "content": content}])
+        return self.ids([*before, render(f"teacher/{template}", prompt=last, **values).strip()])
 
     def parse(self, episode: Episode, ids: tuple[int, ...]) -> Parsed:
         """Reason and action of a completion."""

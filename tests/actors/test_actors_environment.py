@@ -2,13 +2,17 @@
 
 import asyncio
 import os
+import pickle
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import ray
 
 from actors.environment import Attempt, EnvironmentPool, PromptSettings
-from leap_ray.config import DomainConfig, RolloutConfig
+from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import make_env
 from leap_ray.errors import PrivilegeError
 from leap_ray.types import Sampling
@@ -29,6 +33,20 @@ def pool(student, student_folder):
     pool = EnvironmentPool(DOMAIN, config, PromptSettings(str(student_folder), "chat", False), student)
     yield pool
     pool.close()
+
+
+def test_students_travel_by_name_and_are_found_on_each_node(student_folder, tmp_path):
+    """Another node has another cache, which lacks the folders of the driver's."""
+    settings = PromptSettings.of(StudentConfig(template={"enable_thinking": True}, date="2026-01-31"))
+    assert str(student_folder).encode() not in pickle.dumps(settings)
+    code = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).load().hash)"
+    there = {**os.environ, "LEAP_RAY_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", code, pickle.dumps(settings).hex()],
+        env=there, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == settings.load().hash
+    assert list((tmp_path / "cache" / "models").glob("SmolLM2*"))
 
 
 def attempt(task, seed=0):

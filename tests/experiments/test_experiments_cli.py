@@ -1,5 +1,6 @@
 """Bad input: one clear message, a non-zero exit, and nothing started."""
 
+import datetime
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments import cli, preflight
 
 GOOD = {
     "name": "tiny",
@@ -73,6 +74,58 @@ def test_a_run_directory_of_another_configuration(tmp_path, capsys):
     directory.close()
     message = refused(capsys, "run", written(tmp_path, seed=1), "--run-dir", tmp_path / "run")
     assert "belongs to another configuration" in message and "seed is 0 there, 1 here" in message
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def student_with(template, student_folder, folder):
+    """The default student with another chat template."""
+    folder.mkdir()
+    for file in student_folder.iterdir():
+        if file.name != "chat_template.jinja":
+            (folder / file.name).symlink_to(file)
+    (folder / "chat_template.jinja").write_text(template)
+    return {"student": {"model": str(folder)}}
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        (CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"), "leaves '<think>' open"),
+        (CHATML.replace("<|im_end|>", "###"), "nothing would stop the student"),
+    ],
+)
+def test_a_chat_template_that_would_spoil_answers_is_refused(template, named, student_folder, tmp_path, capsys):
+    config = written(tmp_path, **student_with(template, student_folder, tmp_path / "student"))
+    assert named in refused(capsys, "run", config, "--run-dir", tmp_path / "run")
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_run_keeps_the_date_of_the_day_on_which_it_was_made(student_folder, tmp_path, monkeypatch):
+    template = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+    plain = cli.configuration.load(
+        written(tmp_path, **student_with(template, student_folder, tmp_path / "student"))
+    )
+    assert preflight.check_student(cli.configuration.load(written(tmp_path)), tmp_path / "run").student.date is None
+    made = preflight.check_student(plain, tmp_path / "run")
+    assert made.student.date == datetime.date.today().isoformat()
+    cli.open_run(made, tmp_path / "run").close()
+    monkeypatch.setattr(preflight, "datetime", LaterDays)
+    assert preflight.check_student(plain, tmp_path / "run") == made  # `leap-ray run` once more
+    resumed = cli.configuration.load(tmp_path / "run" / "config.yaml")
+    assert preflight.check_student(resumed, tmp_path / "run") == made
+    assert preflight.check_student(plain, tmp_path / "other").student.date == "2031-03-04"
+
+
+class LaterDays:
+    class date(datetime.date):
+        @classmethod
+        def today(cls):
+            return cls(2031, 3, 4)
 
 
 def test_resume_takes_settings_of_how_it_computes_and_no_others(tmp_path, capsys, monkeypatch):

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
 
 from leap_ray.config import StudentConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.examples import from_correction, from_demonstration, out_of_reach
-from leap_ray.policy import Prompter, View, parse, tokenize
+from leap_ray.policy import Parsed, Prompter, View, parse, tokenize
 from leap_ray.types import Correction, Episode, Finish, Outcome, Step, StepCorrection, Task
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
@@ -135,6 +137,50 @@ def test_what_a_student_says_is_read_back(prompter):
 )
 def test_other_forms_are_no_action(text):
     assert parse(text, "chat").action == ""
+
+
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        "<think>\nI could go.\nact: stay\n</think>\n\n",
+        "I could go.\n</think>\n\n",
+        "think: x\nact: stay\n</think>\n",
+        "<think>a</think> <think>b</think>",
+        "<think></think>",
+        "<thought>a</thought>\n",
+        "<|channel>thought\na<channel|>",
+        "[THINK]a[/THINK]",
+        "<|START_THINKING|>a<|END_THINKING|>",
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>",
+        " to=self<|message|>a<|eot|><|start|>assistant to=user<|message|>",
+        "\u25c1think\u25b7a\u25c1/think\u25b7",
+    ],
+)
+def test_what_follows_the_last_thoughts_is_read(thoughts):
+    assert parse(f"{thoughts}think: a\nact: go to desk 1", "chat") == Parsed("a", "go to desk 1")
+    assert parse(f"{thoughts}REASON: a\nACTION: ls", "leap", multiline=True) == Parsed("a", "ls")
+    assert parse(f"think: x\nact: stay\n{thoughts}", "chat").action in ("", "stay")
+
+
+def test_thoughts_alone_are_no_action():
+    assert parse("<think>\nthink: a\nact: b\n</think>\n", "chat").action == ""
+    assert parse("<think>\nthink: a\nact: b", "chat").action == ""
+
+
+def test_an_action_may_write_what_closes_thoughts():
+    assert parse("think: a\nact: echo '</think>'", "chat").action == "echo '</think>'"
+
+
+@pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<think>", "</think>")])
+@pytest.mark.parametrize("special", [True, False])
+def test_marks_of_thoughts_are_read_also_where_they_are_special_tokens(student_folder, marks, special):
+    tokenizer = AutoTokenizer.from_pretrained(student_folder)
+    tokenizer.add_tokens([AddedToken(mark, special=special) for mark in marks], special_tokens=special)
+    prompter = Prompter(tokenizer)
+    said = f"{marks[0]}act: stay{marks[1]}\nthink: a\nact: go<|im_end|>"
+    ids = tuple(tokenizer(said, add_special_tokens=False)["input_ids"])
+    assert parse(prompter.text(ids), "chat") == Parsed("a", "go")
+    assert prompter.text(ids[-4:]).endswith("go") and "<|im_end|>" not in prompter.text(ids)
 
 
 def test_an_action_is_one_line_unless_programs_are_written():

