@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.util.metrics import Counter, Gauge
 
+from actors.placement import ENVIRONMENT, place, soon
 from leap_ray.config import DomainConfig, RolloutConfig
 from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain, make_env
 from leap_ray.errors import UserError
@@ -162,7 +163,15 @@ class EnvironmentPool:
 
     async def privileged(self, task: Task) -> PrivilegedState:
         """Needs no seat: a failed episode's correction does not wait for others to end."""
-        return await self._actors[hash(task.id) % self.config.actors].privileged.remote(task)
+        actor = self._actors[hash(task.id) % self.config.actors]
+        return await soon(
+            actor.privileged.remote(task), f"privileged state of {task.id}", self.config.episode_timeout
+        )
+
+    def place(self, timeout: float) -> None:
+        """Wait until every actor runs. Raises UserError naming those that found no room, or whose start failed."""
+        actors = {f"{self.domain.name} environment {i}": actor for i, actor in enumerate(self._actors)}
+        place(actors, dict.fromkeys(actors, ENVIRONMENT), timeout)
 
     def close(self) -> None:
         """End the actors, so that their CPUs are free for what follows."""
@@ -206,7 +215,7 @@ class EnvironmentPool:
             ray.remote(EnvironmentActor)
             .options(
                 name=name,
-                num_cpus=0.1,
+                **ENVIRONMENT.options(),
                 max_concurrency=self.config.episodes_per_actor + 4,
                 max_restarts=self.config.max_restarts,
                 max_task_retries=self.config.max_restarts,

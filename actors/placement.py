@@ -1,22 +1,29 @@
-"""Time limits on what a cluster is asked for, with a report of what was asked and what there is instead of a silent wait.
+"""What a run asks of a cluster, and time limits on it: a report of what was asked and what there is instead of a silent wait.
 
-`place` waits until actors run, `wait` until calls end. Both raise one UserError that says what to change.
+`fit_cluster` compares a whole run with the cluster before anything starts, `place` waits until actors run, `wait` until calls
+end. Each raises one UserError that says what to change.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from leap_ray.config import LearnerConfig, RunConfig, StudentConfig
 from leap_ray.errors import UserError
+from leap_ray.gpus import Gpus, Installation, resolve
 
+# Since 2.50 Ray leaves CUDA_VISIBLE_DEVICES as it is for an actor that asked for no GPU, which then sees all of them.
+HIDE_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+NODE_GROUP = "ray.io/node-group"  # label of a node that an autoscaler or an operator started
 PLACE_SECONDS = 120.0  # for an actor's process to start; on a cluster that grows, more
 
 
@@ -29,13 +36,87 @@ class Ask:
     memory_gib: float = 0.0
 
     def options(self) -> dict[str, Any]:
-        """As keyword arguments of `Actor.options`."""
+        """As keyword arguments of `Actor.options`. Without a GPU asked for, the actor sees none."""
         memory = {"memory": int(self.memory_gib * 2**30)} if self.memory_gib else {}
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus, **memory}
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "runtime_env": {"env_vars": HIDE_GPUS}, **memory}
 
     def __str__(self) -> str:
         memory = f" + {self.memory_gib:g} GiB" if self.memory_gib else ""
         return f"{self.cpus:g} CPU + {self.gpus:g} GPU{memory}"
+
+
+ENVIRONMENT = Ask(cpus=0.1)  # an environment actor: its episodes wait for the student most of the time
+DATA_TASK = Ask(cpus=0.25)  # a task that packs or reads rows: it must find room beside workers that hold the CPUs
+PROBE = Ask(cpus=0.1)
+
+
+def server_ask(config: StudentConfig) -> Ask:
+    """What one student server needs, its "auto" resolved."""
+    return Ask(cpus=config.cpus_per_replica, gpus=float(config.gpus_per_replica))
+
+
+def worker_ask(config: LearnerConfig) -> Ask:
+    """What one learner worker needs, its "auto" resolved."""
+    return Ask(cpus=config.cpus_per_worker, gpus=float(config.gpus_per_worker))
+
+
+def teacher_ask(kind: str) -> Ask:
+    """What a teacher needs: the symbolic one computes, the others wait for answers."""
+    return Ask(cpus=1) if kind == "symbolic" else Ask()
+
+
+def resolved(config: RunConfig, training: bool = True) -> RunConfig:
+    """The configuration with numbers for "auto". Raises UserError if the cluster has no room for all of it at once.
+
+    `training` False: for a run that only plays, without a learner.
+    """
+    learner = config.learner if training else replace(config.learner, gpus_per_worker=0.0)
+    student, learner = resolve(config.student, learner, gpus(), Installation.here())
+    fit_cluster(
+        {
+            "student server": (student.replicas, server_ask(student)),
+            "learner worker": (learner.workers if training else 0, worker_ask(learner)),
+            "environment actor": (len(config.domains) * config.rollout.actors, ENVIRONMENT),
+            "teacher": (1, teacher_ask(config.teacher.kind)),
+            "data task": (int(training), DATA_TASK),
+        }
+    )
+    return replace(config, student=student, learner=learner) if training else replace(config, student=student)
+
+
+def gpus() -> Gpus:
+    """The cluster's GPUs, those of nodes that an autoscaler may still add included."""
+    if grows():
+        return Gpus(math.inf, math.inf)
+    each = [node.get("GPU", 0.0) for node in _nodes()] or [0.0]
+    return Gpus(sum(each), max(each))
+
+
+def grows() -> bool:
+    """Whether an autoscaler may add nodes: it has told Ray what it can add, or has started nodes that are there."""
+    labels = [node.get("Labels") or {} for node in ray.nodes() if node["Alive"]]
+    return any(NODE_GROUP in each for each in labels) or bool(
+        ray._private.state.state.get_max_resources_from_cluster_config()
+    )
+
+
+def fit_cluster(asks: Mapping[str, tuple[int, Ask]]) -> None:
+    """Compare what is asked for (how many, of what) with all nodes: the sum, and the largest of each. UserError if too much."""
+    nodes = _nodes()
+    asked = {name: (count, ask) for name, (count, ask) in asks.items() if count and ask != Ask()}
+    short = []
+    for unit, resource in (("cpus", "CPU"), ("gpus", "GPU"), ("memory_gib", "memory")):
+        scale = 2**30 if resource == "memory" else 1
+        there = [node.get(resource, 0.0) / scale for node in nodes] or [0.0]
+        total = sum(count * getattr(ask, unit) for count, ask in asked.values())
+        largest = max((getattr(ask, unit) for _, ask in asked.values()), default=0.0)
+        if round(total - sum(there), 4) > 0:
+            short.append(f"{total:g} {resource} are needed together, {sum(there):g} are there")
+        elif round(largest - max(there), 4) > 0:
+            short.append(f"{largest:g} {resource} are needed on one node, the largest has {max(there):g}")
+    if short and not grows():
+        each = "; ".join(f"{count} {name}(s) of {ask}" for name, (count, ask) in asked.items())
+        raise UserError(f"no room on the cluster: {'; '.join(short)}. Asked for: {each}. {_remedy()}")
 
 
 def place(actors: Mapping[str, ActorHandle], asks: Mapping[str, Ask], timeout: float = PLACE_SECONDS) -> None:
@@ -51,18 +132,27 @@ def place(actors: Mapping[str, ActorHandle], asks: Mapping[str, Ask], timeout: f
 def report(missing: Mapping[str, Ask], timeout: float) -> str:
     """What was asked for and what the cluster has, in one paragraph."""
     asked = "; ".join(f"{name} needs {ask}" for name, ask in missing.items())
+    return f"no room on the cluster after {timeout:.0f} s: {asked}. {_remedy()}; on a cluster that grows, allow more time"
+
+
+def _remedy() -> str:
     return (
-        f"no room on the cluster after {timeout:.0f} s: {asked}. The cluster: {describe_cluster()}. "
-        "Ask for less (fewer replicas, actors or workers), or add nodes; on a cluster that grows, allow more time."
+        f"The cluster: {describe_cluster()}. Ask for less (student.replicas, learner.workers, rollout.actors, and the CPUs and "
+        "GPUs of each), or add nodes"
     )
 
 
 def describe_cluster() -> str:
     """Each node's resources, and what is free of all, in words."""
     free = ray.available_resources()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     each = ", ".join(f"{n.get('CPU', 0):g} CPU + {n.get('GPU', 0):g} GPU" for n in nodes)
     return f"{len(nodes)} node(s) with {each}; free now {free.get('CPU', 0):g} CPU + {free.get('GPU', 0):g} GPU"
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Each living node's resources."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def wait(calls: Mapping[str, ray.ObjectRef], timeout: float) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from typing import Any
 
 import ray
 
+from actors import placement
 from actors.coordinator import Coordinator, Policy
 from leap_ray.config import DomainConfig, RunConfig
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
+from leap_ray.gpus import describe
 from leap_ray.journal import RunDirectory
 from leap_ray.progress import Board
 from leap_ray.serving import BASE
@@ -46,9 +48,11 @@ def ray_session(verbose: bool) -> Iterator[None]:
 
 async def run(config: RunConfig, directory: RunDirectory) -> None:
     """A whole run, or what is left of it."""
+    config = placement.resolved(config)
     with Board() as board:
         url = _dashboard()
         board.say(f"run {directory.path} · configuration {config.hash}" + (f" · dashboard {url}" if url else ""))
+        board.say(describe(config.student, config.learner))
         async with Coordinator(config, directory, board) as coordinator:
             await coordinator.run_all()
 
@@ -62,6 +66,7 @@ async def evaluate(
     seeds: Sequence[int],
 ) -> dict[str, Any]:
     """Play a panel with one policy of the run. Returns the summary, also kept below `evaluations/`."""
+    config = placement.resolved(config, training=False)
     with Board() as board:
         async with Coordinator(config, directory, board) as coordinator:
             chosen = find_policy(coordinator, policy)
