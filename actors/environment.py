@@ -164,9 +164,7 @@ class EnvironmentPool:
     async def privileged(self, task: Task) -> PrivilegedState:
         """Needs no seat: a failed episode's correction does not wait for others to end."""
         actor = self._actors[hash(task.id) % self.config.actors]
-        return await soon(
-            actor.privileged.remote(task), f"privileged state of {task.id}", self.config.episode_timeout
-        )
+        return await soon(actor.privileged.remote(task), f"privileged state of {task.id}", self.config.episode_timeout)
 
     def place(self, timeout: float) -> None:
         """Wait until every actor runs. Raises UserError naming those that found no room, or whose start failed."""

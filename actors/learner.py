@@ -344,7 +344,7 @@ def _reference(trainer: Trainer, feed: RayFeed, store: ReferenceStore) -> dict[s
     if not store.complete:
         store.compute(trainer, feed)
         dist.barrier()
-        store.finish(trainer.workers)
+        store.finish()
     return store.load()
 
 

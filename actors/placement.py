@@ -132,7 +132,9 @@ def place(actors: Mapping[str, ActorHandle], asks: Mapping[str, Ask], timeout: f
 def report(missing: Mapping[str, Ask], timeout: float) -> str:
     """What was asked for and what the cluster has, in one paragraph."""
     asked = "; ".join(f"{name} needs {ask}" for name, ask in missing.items())
-    return f"no room on the cluster after {timeout:.0f} s: {asked}. {_remedy()}; on a cluster that grows, allow more time"
+    return (
+        f"no room on the cluster after {timeout:.0f} s: {asked}. {_remedy()}; on a cluster that grows, allow more time"
+    )
 
 
 def _remedy() -> str:

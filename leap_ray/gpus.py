@@ -59,7 +59,9 @@ def resolve(
     check_server(student, installed.vllm)
     check_worker(learner, installed.torch)
     if installed.vllm and not gpus.total:
-        raise UserError(f"the installed vLLM computes on GPUs and the Ray cluster has none: add a node with GPUs, or {FOR_CPU}")
+        raise UserError(
+            f"the installed vLLM computes on GPUs and the Ray cluster has none: add a node with GPUs, or {FOR_CPU}"
+        )
     replica = student.gpus_per_replica if installed.vllm else 0.0
     worker = learner.gpus_per_worker if installed.torch and gpus.total else _number(learner.gpus_per_worker)
     for replicas in range(student.replicas, 0 if replica == "auto" else student.replicas - 1, -1):

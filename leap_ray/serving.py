@@ -161,11 +161,14 @@ class Register:
         self.folder = Path(folder) if folder else None
         self._known: dict[str, Weights] = {}
 
-    def check(self, name: str, path: str | Path, kind: Kind, content: str) -> Weights:
-        """The entry that `name` would have; `content` is the folder's fingerprint. UserError if the name is another content's."""
+    def check(self, name: str, path: str | Path, kind: Kind, content: str | None = None) -> Weights:
+        """The entry that `name` would have. Raises UserError if the name belongs to another content.
+
+        `content` is the folder's fingerprint where it is known: it takes seconds a GiB.
+        """
         if name == BASE or not re.fullmatch(r"[A-Za-z0-9_.\-]{1,120}", name):
             raise UserError(f"{name!r} cannot name weights: letters, digits and ._- are allowed, and {BASE!r} is taken")
-        entry = Weights(name, str(Path(path).resolve()), content, kind)
+        entry = Weights(name, str(Path(path).resolve()), content or fingerprint(path), kind)
         known = self.find(name)
         if known and (known.fingerprint, known.kind) != (entry.fingerprint, kind):
             raise UserError(f"{name!r} already names other weights ({known.path}): every training needs a new name")
@@ -189,7 +192,9 @@ class Register:
         return self._known.get(name)
 
 
-def completion_logprobs(prompt_logprobs: Sequence[Mapping[int, Any] | None] | None, completion: Sequence[int]) -> list[float]:
+def completion_logprobs(
+    prompt_logprobs: Sequence[Mapping[int, Any] | None] | None, completion: Sequence[int]
+) -> list[float]:
     """Log-probabilities, in nats, of a completion at the end of a scored prompt (vLLM's `RequestOutput.prompt_logprobs`).
 
     Counted from the end: the list is as long as the prompt, or, from vLLM's second model runner, shorter by the tokens that

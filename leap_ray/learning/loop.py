@@ -124,6 +124,10 @@ class ReferenceStore:
 
     def __init__(self, folder: Path, worker: int) -> None:
         self.folder, self.worker = folder, worker
+        complete = (
+            folder / "complete"
+        )  # holds how many files there are: a network file system may not list all of them yet
+        self._files = int(complete.read_text() or 0) if complete.exists() else 0
 
     def compute(self, trainer: Trainer, feed: Feed) -> None:
         """Every worker must call. The weights at this point are the previous iteration's."""
@@ -132,30 +136,27 @@ class ReferenceStore:
         part = self.folder / f".{self.worker}.part.npz"
         np.savez(part, **found)
         part.replace(self.folder / f"{self.worker}.npz")
+        self._files = trainer.workers
 
-    def finish(self, workers: int) -> None:
-        """To be called by every worker when all have computed: how many files there are, which may be more than is seen yet."""
+    def finish(self) -> None:
+        """To be called by each worker when all have computed."""
         part = self.folder / f".complete.{self.worker}"
-        part.write_text(str(workers))
+        part.write_text(str(self._files))
         part.replace(self.folder / "complete")
 
     @property
     def complete(self) -> bool:
-        return self._files() > 0
+        return self._files > 0
 
     def load(self) -> dict[str, np.ndarray]:
         """Row id → log-probabilities of its sequences, of all workers. Raises UserError if a worker's file does not appear."""
         found: dict[str, np.ndarray] = {}
-        for worker in range(self._files()):
+        for worker in range(self._files):
             path = self.folder / f"{worker}.npz"
             _await_file(path)
             with np.load(path) as stored:
                 found |= dict(stored)
         return found
-
-    def _files(self) -> int:
-        path = self.folder / "complete"
-        return int(path.read_text() or 0) if path.exists() else 0
 
 
 def _await_file(path: Path) -> None:
@@ -163,6 +164,8 @@ def _await_file(path: Path) -> None:
     deadline = time.monotonic() + LISTED_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
-            raise UserError(f"{path} of another worker does not appear here: the run directory must be one that every node sees")
+            raise UserError(
+                f"{path} of another worker does not appear here: the run directory must be one that every node sees"
+            )
         os.listdir(path.parent)  # has the file system look again
         time.sleep(0.5)
