@@ -27,6 +27,7 @@ from leap_ray.learning.model import check_model, probe_logprobs
 from leap_ray.learning.rows import to_record
 from leap_ray.types import Example, Task, to_plain
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import this file
 VOCABULARY, STOP = 64, 2
 CONFIG = LearnerConfig(
     rank=4, alpha=8, dropout=0.1, precision="float32", learning_rate=1e-2, dpo_learning_rate=1e-2, beta=0.5,
@@ -181,3 +182,29 @@ def test_an_example_that_cannot_be_trained_on_is_named(ray_session, model, tmp_p
         train(broken, **arguments(model, tmp_path))
     with pytest.raises(UserError, match="no example to train on"):
         train([], **arguments(model, tmp_path))
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_before_anything_starts(ray_session, model, tmp_path):
+    config = replace(CONFIG, workers=4, cpus_per_worker=3)
+    with pytest.raises(UserError, match=r"12\.2 CPU are needed together, 8 are there.*4 learner worker\(s\) of 3 CPU"):
+        train(examples(), **arguments(model, tmp_path, config=config))
+    assert not (tmp_path / "storage").exists()
+
+
+class Tenant:
+    def here(self) -> bool:
+        return True
+
+
+@pytest.mark.slow
+def test_workers_that_find_no_room_end_in_a_report(ray_session, model, tmp_path):
+    busy = ray.remote(Tenant).options(num_cpus=ray.available_resources()["CPU"] - 0.75).remote()
+    assert ray.get(busy.here.remote())
+    config = replace(CONFIG, workers=2, start_timeout=4)
+    try:
+        with pytest.raises(
+            UserError, match=r"no room on the cluster after 4 s: learner-0 needs 0\.5 CPU.*The cluster: 1 node"
+        ):
+            train(examples(), **arguments(model, tmp_path, config=config))
+    finally:
+        ray.kill(busy)
