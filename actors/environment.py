@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.util.metrics import Counter, Gauge
 
-from actors.placement import ENVIRONMENT, place, soon
+from actors.placement import ENVIRONMENT, place, soon, unwrap
 from leap_ray.config import DomainConfig, RolloutConfig
 from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain, make_env
 from leap_ray.errors import UserError
@@ -184,6 +185,8 @@ class EnvironmentPool:
                 try:
                     ref = getattr(actor, method).remote(*args)
                     return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.config.episode_timeout)
+                except RayTaskError as error:  # first: what the environment itself raised may be a TimeoutError, too
+                    raise unwrap(error) from error
                 except TimeoutError:
                     log.warning("%s of %s took over %g s (attempt %d): its actor is replaced",
                                 method, args[0], self.config.episode_timeout, attempt + 1)  # fmt: skip

@@ -85,19 +85,24 @@ def resolved(config: RunConfig, training: bool = True) -> RunConfig:
 
 
 def gpus() -> Gpus:
-    """The cluster's GPUs, those of nodes that an autoscaler may still add included."""
-    if grows():
-        return Gpus(math.inf, math.inf)
+    """The cluster's GPUs, those that an autoscaler may still add included as far as they are known."""
     each = [node.get("GPU", 0.0) for node in _nodes()] or [0.0]
+    if limits := _limits():
+        return Gpus(max(sum(each), limits.get("GPU", 0)), math.inf)
+    if grows() and not any(each):
+        return Gpus(math.inf, math.inf)
     return Gpus(sum(each), max(each))
 
 
 def grows() -> bool:
-    """Whether an autoscaler may add nodes: it has told Ray what it can add, or has started nodes that are there."""
+    """Whether an autoscaler may add nodes: it has told Ray how many, or has started nodes that are there."""
     labels = [node.get("Labels") or {} for node in ray.nodes() if node["Alive"]]
-    return any(NODE_GROUP in each for each in labels) or bool(
-        ray._private.state.state.get_max_resources_from_cluster_config()
-    )
+    return bool(_limits()) or any(NODE_GROUP in each for each in labels)
+
+
+def _limits() -> dict[str, float]:
+    """The most that an autoscaler would make of the cluster; empty where none has told."""
+    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
 
 
 def fit_cluster(asks: Mapping[str, tuple[int, Ask]]) -> None:
@@ -170,10 +175,10 @@ async def soon(ref: Any, what: str, seconds: float) -> Any:
     """`await ref` within a time limit. Raises UserError naming `what`, or the call's own UserError."""
     try:
         return await asyncio.wait_for(ref, seconds)
+    except RayTaskError as error:  # first: one that the call itself ended with may be a TimeoutError, too
+        raise unwrap(error) from error
     except TimeoutError:
         raise UserError(f"{what} did not answer within {seconds:.0f} s") from None
-    except RayTaskError as error:
-        raise unwrap(error) from error
 
 
 def unwrap(error: Exception) -> Exception:

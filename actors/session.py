@@ -48,11 +48,11 @@ def ray_session(verbose: bool) -> Iterator[None]:
 
 async def run(config: RunConfig, directory: RunDirectory) -> None:
     """A whole run, or what is left of it."""
-    config = placement.resolved(config)
+    asked, config = config, placement.resolved(config)
     with Board() as board:
         url = _dashboard()
         board.say(f"run {directory.path} · configuration {config.hash}" + (f" · dashboard {url}" if url else ""))
-        board.say(describe(config.student, config.learner))
+        board.say(describe(config.student, config.learner, asked.student))
         async with Coordinator(config, directory, board) as coordinator:
             await coordinator.run_all()
 

@@ -118,13 +118,15 @@ def check_worker(config: LearnerConfig, torch: bool) -> None:
         )
 
 
-def describe(student: StudentConfig, learner: LearnerConfig) -> str:
-    """What servers and workers run on, in words."""
+def describe(student: StudentConfig, learner: LearnerConfig, asked: StudentConfig) -> str:
+    """What servers and workers run on, in words; `asked` is the student as configured."""
     each = (
         ("student server", student.replicas, student.gpus_per_replica),
         ("learner worker", learner.workers, learner.gpus_per_worker),
     )
-    return ", ".join(f"{count} {what}(s) on {f'{share} GPU each' if share else 'CPU'}" for what, count, share in each)
+    text = ", ".join(f"{count} {what}(s) on {f'{share:g} GPU each' if share else 'CPU'}" for what, count, share in each)
+    fewer = f"; student.replicas: {asked.replicas} would take more GPUs than there are"
+    return text + (fewer if student.replicas < asked.replicas else "")
 
 
 def _number(share: float | str) -> float:

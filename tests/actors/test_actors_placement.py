@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import ray
 
 from actors.environment import EnvironmentPool, PromptSettings
-from actors.placement import Ask, fit_cluster, place, resolved, server_ask, soon, teacher_ask, wait
+from actors.placement import Ask, fit_cluster, gpus, place, resolved, server_ask, soon, teacher_ask, wait
 from leap_ray import config as configuration
 from leap_ray.config import DomainConfig, RolloutConfig, RunConfig, StudentConfig
 from leap_ray.errors import UserError
@@ -26,6 +27,9 @@ class Sleeper:
     async def sleep(self, seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "slept"
+
+    async def time_out(self) -> None:
+        raise TimeoutError("the database is busy")
 
     async def complain(self) -> None:
         raise UserError("the thing is wrong: do that")
@@ -81,6 +85,11 @@ async def test_soon_has_a_limit_and_passes_a_users_error_on(sleeper):
         await soon(sleeper.complain.remote(), "sleeper", 30)
 
 
+async def test_a_timeout_inside_a_call_is_not_taken_for_its_own(sleeper):
+    with pytest.raises(TimeoutError, match="the database is busy"):
+        await soon(sleeper.time_out.remote(), "sleeper", 30)
+
+
 @pytest.mark.parametrize(
     ("asks", "named"),
     [
@@ -119,6 +128,26 @@ def test_a_run_with_more_actors_than_there_is_room_for_is_refused(ray_session):
     config = RunConfig("a", (DomainConfig("households"),), rollout=RolloutConfig(actors=200))
     with pytest.raises(UserError, match=r"are needed together, 8 are there.*200 environment actor\(s\) of 0\.1 CPU"):
         resolved(config)
+
+
+@pytest.mark.parametrize(
+    ("limits", "labels", "total"),
+    [
+        ({}, {}, 0),
+        ({"GPU": 16, "CPU": 64}, {}, 16),
+        ({}, {"ray.io/node-group": "workers"}, math.inf),
+    ],
+)
+def test_a_cluster_that_grows_is_not_judged_by_what_it_has_now(ray_session, monkeypatch, limits, labels, total):
+    nodes = [node | {"Labels": labels} for node in ray.nodes()]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: limits)
+    assert gpus().total == total
+    if total:
+        fit_cluster({"a": (1, Ask(cpus=1000))})
+    else:
+        with pytest.raises(UserError, match="1000 CPU are needed together"):
+            fit_cluster({"a": (1, Ask(cpus=1000))})
 
 
 def test_environments_that_find_no_room_are_reported(ray_session, student_folder):

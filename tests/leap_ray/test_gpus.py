@@ -114,11 +114,21 @@ def test_only_a_server_that_shares_its_gpu_gives_its_memory_back():
     ]
 
 
-def test_what_runs_where_is_said():
-    on_gpus = describe(*resolve(StudentConfig(), LearnerConfig(), Gpus(1, 1), FOR_GPU))
-    assert on_gpus == "1 student server(s) on 0.6 GPU each, 1 learner worker(s) on 0.4 GPU each"
-    on_cpus = describe(*resolve(StudentConfig(replicas=2), LearnerConfig(), Gpus(), FOR_CPU))
-    assert on_cpus == "2 student server(s) on CPU, 1 learner worker(s) on CPU"
+@pytest.mark.parametrize(
+    ("gpus", "installed", "said"),
+    [
+        (
+            Gpus(1, 1), FOR_GPU,
+            "1 student server(s) on 0.6 GPU each, 1 learner worker(s) on 0.4 GPU each; "
+            "student.replicas: 2 would take more GPUs than there are",
+        ),
+        (Gpus(3, 3), FOR_GPU, "2 student server(s) on 1 GPU each, 1 learner worker(s) on 1 GPU each"),
+        (Gpus(), FOR_CPU, "2 student server(s) on CPU, 1 learner worker(s) on CPU"),
+    ],
+)  # fmt: skip
+def test_what_runs_where_is_said(gpus, installed, said):
+    asked = StudentConfig(replicas=2)
+    assert describe(*resolve(asked, LearnerConfig(), gpus, installed), asked) == said
 
 
 @pytest.mark.parametrize(("version", "uses_gpus"), [("0.33.0", True), ("0.33.0+cu130", True), ("0.32.0+cpu", False)])
