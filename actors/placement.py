@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
@@ -102,7 +103,7 @@ def grows() -> bool:
 
 def _limits() -> dict[str, float]:
     """The most that an autoscaler would make of the cluster; empty where none has told."""
-    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return state.get_max_resources_from_cluster_config() or {}
 
 
 def fit_cluster(asks: Mapping[str, tuple[int, Ask]]) -> None:

@@ -27,7 +27,6 @@ from leap_ray.learning.model import check_model, probe_logprobs
 from leap_ray.learning.rows import to_record
 from leap_ray.types import Example, Task, to_plain
 
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import this file
 VOCABULARY, STOP = 64, 2
 CONFIG = LearnerConfig(
     rank=4, alpha=8, dropout=0.1, precision="float32", learning_rate=1e-2, dpo_learning_rate=1e-2, beta=0.5,
@@ -191,20 +190,43 @@ def test_more_workers_than_the_cluster_holds_are_refused_before_anything_starts(
     assert not (tmp_path / "storage").exists()
 
 
+NO_ROOM = """
+import json, sys, ray
+from pathlib import Path
+from actors.learner import train
+from leap_ray.config import LearnerConfig
+from leap_ray.errors import UserError
+from leap_ray.types import Example, from_plain
+told = json.loads(Path(sys.argv[1]).read_text())
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+@ray.remote(num_cpus=1.25)
 class Tenant:
-    def here(self) -> bool:
+    def here(self):
         return True
+
+tenant = Tenant.remote()
+ray.get(tenant.here.remote())
+try:
+    train([from_plain(Example, e) for e in told["examples"]], model=told["model"], init_from=None,
+          output=Path(told["output"]), storage=Path(told["storage"]), config=from_plain(LearnerConfig, told["config"]),
+          objective="sft", seed=0, adapter_name="toy-iter0")
+except UserError as error:
+    print(error)
+"""
 
 
 @pytest.mark.slow
-def test_workers_that_find_no_room_end_in_a_report(ray_session, model, tmp_path):
-    busy = ray.remote(Tenant).options(num_cpus=ray.available_resources()["CPU"] - 0.75).remote()
-    assert ray.get(busy.here.remote())
-    config = replace(CONFIG, workers=2, start_timeout=4)
-    try:
-        with pytest.raises(
-            UserError, match=r"no room on the cluster after 4 s: learner-0 needs 0\.5 CPU.*The cluster: 1 node"
-        ):
-            train(examples(), **arguments(model, tmp_path, config=config))
-    finally:
-        ray.kill(busy)
+def test_workers_that_find_no_room_end_in_a_report(model, tmp_path):
+    config = replace(CONFIG, workers=2, start_timeout=4)  # they fit the cluster, and not beside its tenant
+    told = {"examples": to_plain(examples(episodes=2)), "model": str(model), "config": to_plain(config)}
+    told |= {"output": str(tmp_path / "output"), "storage": str(tmp_path / "storage")}
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    ran = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(tmp_path / "told.json")], capture_output=True, text=True, timeout=240
+    )
+    said = ran.stdout.splitlines()[-1]
+    assert said.startswith("no room on the cluster after 4 s: learner-0 needs 0.5 CPU + 0 GPU; learner-1 needs"), (
+        ran.stderr
+    )
+    assert "The cluster: 1 node(s) with 2 CPU + 0 GPU" in said

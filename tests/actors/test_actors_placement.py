@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private.state import state
 
-from actors.environment import EnvironmentPool, PromptSettings
 from actors.placement import Ask, fit_cluster, gpus, place, resolved, server_ask, soon, teacher_ask, wait
 from leap_ray import config as configuration
 from leap_ray.config import DomainConfig, RolloutConfig, RunConfig, StudentConfig
@@ -141,27 +141,13 @@ def test_a_run_with_more_actors_than_there_is_room_for_is_refused(ray_session):
 def test_a_cluster_that_grows_is_not_judged_by_what_it_has_now(ray_session, monkeypatch, limits, labels, total):
     nodes = [node | {"Labels": labels} for node in ray.nodes()]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(ray._private.state.state, "get_max_resources_from_cluster_config", lambda: limits)
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: limits)
     assert gpus().total == total
     if total:
         fit_cluster({"a": (1, Ask(cpus=1000))})
     else:
         with pytest.raises(UserError, match="1000 CPU are needed together"):
             fit_cluster({"a": (1, Ask(cpus=1000))})
-
-
-def test_environments_that_find_no_room_are_reported(ray_session, student_folder):
-    busy = ray.remote(Sleeper).options(num_cpus=ray.available_resources()["CPU"]).remote()
-    ray.get(busy.sleep.remote(0))
-    pool = EnvironmentPool(
-        DomainConfig("households"), RolloutConfig(), PromptSettings(str(student_folder), "chat", False), None
-    )
-    try:
-        with pytest.raises(UserError, match=r"households environment 0 needs 0\.1 CPU"):
-            pool.place(2)
-    finally:
-        pool.close()
-        ray.kill(busy)
 
 
 def test_shares_of_a_gpu_stay_shares():
@@ -172,8 +158,9 @@ def test_shares_of_a_gpu_stay_shares():
 
 GPUS = """
 import json, os, ray
-from actors.placement import ENVIRONMENT, resolved, server_ask, worker_ask
-from leap_ray.config import DomainConfig, LearnerConfig, RunConfig, StudentConfig
+from actors.environment import EnvironmentPool, PromptSettings
+from actors.placement import ENVIRONMENT, Ask, resolved, server_ask, worker_ask
+from leap_ray.config import DomainConfig, LearnerConfig, RolloutConfig, RunConfig, StudentConfig
 from leap_ray.errors import UserError
 from leap_ray.gpus import Installation
 
@@ -193,18 +180,26 @@ config = run(replicas=2)
 asks = [server_ask(config.student)] * 2 + [worker_ask(config.learner)] * 2 + [ENVIRONMENT]
 actors = [ray.remote(Actor).options(**ask.options()).remote() for ask in asks]
 seen = ray.get([actor.sees.remote() for actor in actors])
-refused = ""
-try:
-    run(replicas=1, workers=4)
-except UserError as error:
-    refused = str(error)
-print(json.dumps({"servers": sorted(seen[:2]), "workers": sorted(seen[2:4]), "environment": seen[4], "refused": refused,
-                  "shares": [config.student.gpus_per_replica, config.learner.gpus_per_worker]}))
+
+def refusal(call):
+    try:
+        call()
+    except UserError as error:
+        return str(error)
+
+too_many = refusal(lambda: run(replicas=1, workers=4))
+tenant = ray.remote(Actor).options(**Ask(cpus=7.95 - sum(ask.cpus for ask in asks)).options()).remote()  # leaves 0.05
+ray.get(tenant.sees.remote())
+pool = EnvironmentPool(DomainConfig("households"), RolloutConfig(), PromptSettings("any", "chat", False), None)
+no_room = refusal(lambda: pool.place(2))
+told = {"servers": sorted(seen[:2]), "workers": sorted(seen[2:4]), "environment": seen[4], "too_many": too_many}
+shares = [config.student.gpus_per_replica, config.learner.gpus_per_worker]
+print(json.dumps({**told, "no_room": no_room, "shares": shares}))
 """
 
 
 @pytest.mark.slow
-def test_servers_and_workers_share_gpus_and_nobody_else_sees_one():
+def test_servers_and_workers_share_gpus_nobody_else_sees_one_and_a_full_cluster_is_reported():
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0,1"}
     ran = subprocess.run(
         [sys.executable, "-c", GPUS], env=environment, capture_output=True, text=True, timeout=240, check=True
@@ -213,4 +208,5 @@ def test_servers_and_workers_share_gpus_and_nobody_else_sees_one():
     assert told["shares"] == [0.6, 0.4]
     assert (told["servers"], told["workers"]) == (["0", "1"], ["0", "1"])
     assert told["environment"] == ""
-    assert "the cluster's 2 GPUs (the largest node has 2) are too few" in told["refused"]
+    assert "the cluster's 2 GPUs (the largest node has 2) are too few" in told["too_many"]
+    assert "no room on the cluster after 2 s: households environment 0 needs 0.1 CPU" in told["no_room"]
