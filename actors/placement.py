@@ -111,15 +111,18 @@ def fit_cluster(asks: Mapping[str, tuple[int, Ask]]) -> None:
     nodes = _nodes()
     asked = {name: (count, ask) for name, (count, ask) in asks.items() if count and ask != Ask()}
     short = []
-    for unit, resource in (("cpus", "CPU"), ("gpus", "GPU"), ("memory_gib", "memory")):
-        scale = 2**30 if resource == "memory" else 1
+    for unit, resource, scale, word in (
+        ("cpus", "CPU", 1, "CPU"),
+        ("gpus", "GPU", 1, "GPU"),
+        ("memory_gib", "memory", 2**30, "GiB of memory"),
+    ):
         there = [node.get(resource, 0.0) / scale for node in nodes] or [0.0]
         total = sum(count * getattr(ask, unit) for count, ask in asked.values())
         largest = max((getattr(ask, unit) for _, ask in asked.values()), default=0.0)
         if round(total - sum(there), 4) > 0:
-            short.append(f"{total:g} {resource} are needed together, {sum(there):g} are there")
+            short.append(f"{total:g} {word} are needed together, {sum(there):g} are there")
         elif round(largest - max(there), 4) > 0:
-            short.append(f"{largest:g} {resource} are needed on one node, the largest has {max(there):g}")
+            short.append(f"{largest:g} {word} are needed on one node, the largest has {max(there):g}")
     if short and not grows():
         each = "; ".join(f"{count} {name}(s) of {ask}" for name, (count, ask) in asked.items())
         raise UserError(f"no room on the cluster: {'; '.join(short)}. Asked for: {each}. {_remedy()}")

@@ -185,7 +185,7 @@ def test_an_example_that_cannot_be_trained_on_is_named(ray_session, model, tmp_p
 
 def test_more_workers_than_the_cluster_holds_are_refused_before_anything_starts(ray_session, model, tmp_path):
     config = replace(CONFIG, workers=4, cpus_per_worker=3)
-    with pytest.raises(UserError, match=r"12\.2 CPU are needed together, 8 are there.*4 learner worker\(s\) of 3 CPU"):
+    with pytest.raises(UserError, match=r"12\.25 CPU are needed together, 8 are there.*4 learner worker\(s\) of 3 CPU"):
         train(examples(), **arguments(model, tmp_path, config=config))
     assert not (tmp_path / "storage").exists()
 

@@ -96,7 +96,7 @@ async def test_a_timeout_inside_a_call_is_not_taken_for_its_own(sleeper):
         ({"a": (3, Ask(cpus=4))}, "12 CPU are needed together, 8 are there. Asked for: 3 a(s) of 4 CPU + 0 GPU"),
         ({"a": (1, Ask(cpus=8)), "b": (2, Ask(cpus=0.1))}, "8.2 CPU are needed together, 8 are there"),
         ({"a": (1, Ask(cpus=1)), "b": (1, Ask(gpus=0.5))}, "0.5 GPU are needed together, 0 are there"),
-        ({"a": (1, Ask(memory_gib=1e6))}, "1e+06 memory are needed together"),
+        ({"a": (1, Ask(memory_gib=1e6))}, "1e+06 GiB of memory are needed together"),
     ],
 )
 def test_what_no_cluster_of_this_size_can_hold_is_reported_at_once(ray_session, asks, named):
