@@ -30,11 +30,20 @@ PLACE_SECONDS = 120.0  # for an actor's process to start; on a cluster that grow
 
 @dataclass(frozen=True)
 class Ask:
-    """What one actor needs of a node."""
+    """What one actor needs of a node, or what a node has."""
 
     cpus: float = 0.0
     gpus: float = 0.0
     memory_gib: float = 0.0
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float]) -> Ask:
+        """All that a node has (of Ray's `Resources`)."""
+        return cls(resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0) / 2**30)
+
+    def fits(self, node: Ask) -> bool:
+        """Whether an empty node has room for it."""
+        return self.cpus <= node.cpus and self.gpus <= node.gpus and self.memory_gib <= node.memory_gib
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of `Actor.options`. Without a GPU asked for, the actor sees none."""
@@ -107,25 +116,24 @@ def _limits() -> dict[str, float]:
 
 
 def fit_cluster(asks: Mapping[str, tuple[int, Ask]]) -> None:
-    """Compare what is asked for (how many, of what) with all nodes: the sum, and the largest of each. UserError if too much."""
-    nodes = _nodes()
-    asked = {name: (count, ask) for name, (count, ask) in asks.items() if count and ask != Ask()}
-    short = []
-    for unit, resource, scale, word in (
-        ("cpus", "CPU", 1, "CPU"),
-        ("gpus", "GPU", 1, "GPU"),
-        ("memory_gib", "memory", 2**30, "GiB of memory"),
-    ):
-        there = [node.get(resource, 0.0) / scale for node in nodes] or [0.0]
-        total = sum(count * getattr(ask, unit) for count, ask in asked.values())
-        largest = max((getattr(ask, unit) for _, ask in asked.values()), default=0.0)
-        if round(total - sum(there), 4) > 0:
-            short.append(f"{total:g} {word} are needed together, {sum(there):g} are there")
-        elif round(largest - max(there), 4) > 0:
-            short.append(f"{largest:g} {word} are needed on one node, the largest has {max(there):g}")
+    """Compare what is asked for (how many, of what) with the nodes: the sum with all, each with one. UserError if too much."""
+    asked = {name: (count, ask) for name, (count, ask) in asks.items() if count}
+    short = _shortages(asked, [Ask.of(node) for node in _nodes()])
     if short and not grows():
         each = "; ".join(f"{count} {name}(s) of {ask}" for name, (count, ask) in asked.items())
         raise UserError(f"no room on the cluster: {'; '.join(short)}. Asked for: {each}. {_remedy()}")
+
+
+def _shortages(asked: Mapping[str, tuple[int, Ask]], nodes: list[Ask]) -> list[str]:
+    short = []
+    for unit, word in (("cpus", "CPU"), ("gpus", "GPU"), ("memory_gib", "GiB of memory")):
+        total = sum(count * getattr(ask, unit) for count, ask in asked.values())
+        there = sum(getattr(node, unit) for node in nodes)
+        if round(total - there, 4) > 0:
+            short.append(f"{total:g} {word} are needed together, {there:g} are there")
+    return short or [
+        f"no node has {ask} for one {name}" for name, (_, ask) in asked.items() if not any(ask.fits(n) for n in nodes)
+    ]
 
 
 def place(actors: Mapping[str, ActorHandle], asks: Mapping[str, Ask], timeout: float = PLACE_SECONDS) -> None:

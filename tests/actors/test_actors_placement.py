@@ -106,6 +106,16 @@ def test_what_no_cluster_of_this_size_can_hold_is_reported_at_once(ray_session, 
     assert "The cluster: 1 node(s) with 8 CPU + 0 GPU" in str(caught.value)
 
 
+def test_what_no_single_node_holds_is_reported(ray_session, monkeypatch):
+    node = ray.nodes()[0]
+    nodes = [node | {"Resources": have} for have in ({"CPU": 32.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 2.0})]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    fit_cluster({"server": (2, Ask(cpus=4, gpus=2)), "worker": (3, Ask(cpus=8))})
+    for ask in (Ask(cpus=1, gpus=4), Ask(cpus=8, gpus=1)):
+        with pytest.raises(UserError, match=rf"no node has {ask.cpus} CPU \+ {ask.gpus} GPU for one server"):
+            fit_cluster({"server": (1, ask)})
+
+
 def test_what_fits_passes(ray_session):
     fit_cluster({"a": (4, Ask(cpus=2)), "b": (100, Ask()), "c": (0, Ask(gpus=1))})
 
