@@ -22,6 +22,7 @@ from actors import gather
 from actors.dataset import read_examples, write_examples
 from actors.environment import EnvironmentPool, PromptSettings
 from actors.learner import PROGRESS, train
+from actors.placement import PROBE, place, soon, teacher_ask
 from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from actors.threads import in_thread
@@ -41,6 +42,7 @@ from leap_ray.tasks import Panel
 from leap_ray.types import Correction, Episode, Sampling, digest
 
 PROBE_EPISODES = 4  # of each domain
+PROBE_SECONDS = 3600.0  # for the learner's side, which loads the student on a CPU
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,15 @@ class Coordinator:
             student_config=config.student,
             name="teacher",
         )
+        await asyncio.to_thread(self._place)
         return self
+
+    def _place(self) -> None:
+        """Wait until environments and teacher run, within the time that the student's start may take."""
+        timeout = self.config.student.start_timeout
+        for pool in self.pools.values():
+            pool.place(timeout)
+        place({"teacher": self.teacher}, {"teacher": teacher_ask(self.config.teacher.kind)}, timeout)
 
     async def __aexit__(self, *_: object) -> None:
         self.metrics.close()
@@ -290,7 +300,8 @@ class Coordinator:
             return
         await self.student.load(policy.name, policy.path, self.config.learner.method)
         prompts, completions = self._probe_texts()
-        expected = await _probe.remote(self.config, policy.path, prompts, completions)
+        probing = _probe.options(**PROBE.options()).remote(self.config, policy.path, prompts, completions)
+        expected = await soon(probing, f"the learner's side of the probe of {policy.name}", PROBE_SECONDS)
         worst = await self.student.probe(policy.name, prompts, completions, expected)
         self._serving = policy.name
         self.metrics.log("probe", self._iteration, {"policy": policy.name, "worst": worst})
@@ -339,7 +350,7 @@ def _corrected_key(correction: Correction) -> str:
     return correction.episode
 
 
-@ray.remote(num_cpus=0.1, max_retries=2)
+@ray.remote(max_retries=2)
 def _probe(config: RunConfig, path: Path, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
     """The learner's side of the probe, in a process of its own: the driver holds no model."""
     return probe_logprobs(config.student.model, path, prompts, completions, config.student.dtype)

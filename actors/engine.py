@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
+import select
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leap_ray.config import StudentConfig
 from leap_ray.errors import UserError
+from leap_ray.gpus import check_server, vllm_uses_gpus
 from leap_ray.journal import read_json
 from leap_ray.learning.trainable import check_length, context_length
-from leap_ray.serving import linear_modules
+from leap_ray.serving import folder_gib, linear_modules, tensor_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 BLOCK = 32  # tokens of a KV block on a CPU: the prefix cache's grain; vLLM's own default there is 128
 BATCHED_TOKENS = 2048  # prompt tokens that one step of a CPU server takes in
+GPU_EXTRA_GIB = 2.0  # of a GPU, for CUDA itself and for activations: less than any server needs
 _GIB = 2**30
 
 
@@ -35,7 +40,7 @@ def start(config: StudentConfig, folder: Path, max_rank: int) -> AsyncLLM:
 
     `max_rank` is the largest LoRA rank it will serve; 0: full weights only.
     """
-    check(config, folder)
+    check(config, folder, max_rank)
     os.environ.update(environment(config))  # read by the engine's own process, which is started below
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -63,7 +68,7 @@ def settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[str, An
         "disable_log_stats": True,  # the actor keeps its own tally
         "worker_extension_cls": "actors.engine.WeightReloader",
         **_lora_settings(config, folder, max_rank),
-        **(_gpu_settings(config) if config.gpus_per_replica else _cpu_settings(config)),
+        **(_gpu_settings(config) if on_gpu(config) else _cpu_settings(config)),
     }
 
 
@@ -78,7 +83,7 @@ def environment(config: StudentConfig) -> dict[str, str]:
     """Environment variables of the engine's process."""
     common = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
     common["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
-    if config.gpus_per_replica:
+    if on_gpu(config):
         return common
     threads = config.threads or max(1, len(os.sched_getaffinity(0)) // config.replicas)
     return common | {
@@ -89,20 +94,63 @@ def environment(config: StudentConfig) -> dict[str, str]:
     }
 
 
-def check(config: StudentConfig, folder: Path) -> None:
+def on_gpu(config: StudentConfig) -> bool:
+    """Whether this server runs on GPUs; "auto" outside of a run is what the installed vLLM computes on."""
+    return vllm_uses_gpus() if config.gpus_per_replica == "auto" else config.gpus_per_replica > 0
+
+
+def check(config: StudentConfig, folder: Path, max_rank: int = 0) -> None:
     """Refuse what would make the engine fail minutes later with a traceback: a context too long, memory that is not there."""
+    check_server(config, vllm_uses_gpus())
     check_length(read_json(folder / "config.json"), config.model, config.max_length)
-    if config.gpus_per_replica:
+    weights = _weights_gib(config, folder)
+    if on_gpu(config):
+        check_gpu(config, folder, weights, max_rank, _gpu_gib())
         return
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * (
-        2 if config.dtype == "float32" else 1
-    )
-    needed = weights / _GIB + max(1, round(config.kv_cache_gib)) + 1.0  # and the process itself
+    needed = weights + max(1, round(config.kv_cache_gib)) + 1.0  # and the process itself
     if needed > (free := _free_gib()):
         raise UserError(
-            f"not enough memory for the student server: {needed:.1f} GiB are needed ({weights / _GIB:.1f} of weights, "
+            f"not enough memory for the student server: {needed:.1f} GiB are needed ({weights:.1f} of weights, "
             f"{config.kv_cache_gib:g} of KV cache), {free:.1f} GiB are free; lower student.kv_cache_gib or free memory"
         )
+
+
+def check_gpu(config: StudentConfig, folder: Path, weights: float, max_rank: int, device: float) -> None:
+    """Refuse a server that cannot fit its GPUs: weights, room for adapters and one whole sequence (figures in GiB)."""
+    adapters = (config.adapters + 1) * _adapter_gib(folder, max_rank)
+    sequence = _sequence_gib(folder, config.max_length)
+    needed = (weights + adapters + sequence) / config.tensor_parallel + GPU_EXTRA_GIB
+    if needed > (allowed := config.gpu_memory * device):
+        raise UserError(
+            f"the student server does not fit its GPU: {needed:.1f} GiB of each are needed (together {weights:.1f} of weights, "
+            f"{adapters:.1f} of adapters, {sequence:.1f} for one sequence of student.max_length), {allowed:.1f} may be taken "
+            f"(student.gpu_memory: {config.gpu_memory:g} of {device:.1f}): raise student.tensor_parallel or student.gpu_memory, "
+            "lower student.adapters, learner.rank or student.max_length, or choose a smaller student"
+        )
+
+
+def _weights_gib(config: StudentConfig, folder: Path) -> float:
+    """In the server's precision; quantised ones as they lie in their files."""
+    size = 4 if config.dtype == "float32" else 2
+    numbers = sum(math.prod(shape) for shape in tensor_shapes(folder).values())
+    return min(numbers * size / _GIB, folder_gib(folder) * size / 2)
+
+
+def _adapter_gib(folder: Path, rank: int) -> float:
+    """Of one adapter on all linear modules, in 16 bits."""
+    modules = set(linear_modules(folder)) if rank else set()
+    shapes = [s for n, s in tensor_shapes(folder).items() if ".layers." in n and n.split(".")[-2] in modules]
+    return sum(sum(shape) for shape in shapes if len(shape) == 2) * rank * 2 / _GIB
+
+
+def _sequence_gib(folder: Path, tokens: int) -> float:
+    """Of the KV cache of one sequence, in 16 bits; 0 where the configuration does not say."""
+    config = json.loads((folder / "config.json").read_text())
+    if "kv_lora_rank" in config:  # compressed
+        return 0.0
+    heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 0
+    size = config.get("head_dim") or config.get("hidden_size", 0) // max(1, config.get("num_attention_heads", 1))
+    return 2 * config.get("num_hidden_layers", 0) * heads * size * tokens * 2 / _GIB
 
 
 def _lora_settings(config: StudentConfig, folder: Path, max_rank: int) -> dict[str, Any]:
@@ -138,8 +186,15 @@ def _gpu_settings(config: StudentConfig) -> dict[str, Any]:
         "gpu_memory_utilization": config.gpu_memory,
         "tensor_parallel_size": config.tensor_parallel,
         "distributed_executor_backend": "mp" if config.tensor_parallel > 1 else "uni",
-        "enable_sleep_mode": True,
+        "enable_sleep_mode": config.shares_gpu,
     }
+
+
+def _gpu_gib() -> float:
+    """Memory of one of this actor's GPUs, asked of the driver: a CUDA context in this process would take some of it."""
+    from vllm.platforms import current_platform
+
+    return current_platform.get_device_total_memory() / _GIB
 
 
 def _free_gib() -> float:
@@ -158,14 +213,42 @@ class WeightReloader:
     """What the engine's worker learns beside vLLM's own methods (vLLM mixes this class into it)."""
 
     def reload_from(self, folder: str) -> int:
-        """Put a folder's full weights in place of the running ones. Returns how many tensors there were."""
-        tensors = list(checkpoint_tensors(Path(folder)))
-        self.reload_weights(weights_iterator=iter(tensors))  # type: ignore[attr-defined]
-        return len(tensors)
+        """Put a folder's full weights in place of the running ones, one tensor at a time. Returns how many there were."""
+        count = 0
 
-    def die_with_parent(self) -> None:
-        """Have the kernel end this process when the actor that started it ends in whatever way: no server is left behind."""
+        def counted() -> Iterator[tuple[str, torch.Tensor]]:
+            nonlocal count
+            for count, tensor in enumerate(checkpoint_tensors(Path(folder)), 1):  # noqa: B007
+                yield tensor
+
+        self.reload_weights(weights_iterator=counted())  # type: ignore[attr-defined]
+        return count
+
+    def free_memory(self) -> int:
+        """Bytes that are free on this worker's GPU."""
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+
+    def die_with(self, actor: int) -> None:
+        """Have this process end when the actor (a process id) that started the engine ends in whatever way.
+
+        The kernel sees to it where the actor is the parent. With several workers the parent is the engine's own process, which
+        nothing else would end: it would hold its GPUs, and the actor could not start again.
+        """
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+        if os.getppid() != actor:
+            threading.Thread(target=_end_parent_after, args=(actor, os.getppid()), daemon=True).start()
+
+
+def _end_parent_after(process: int, parent: int) -> None:
+    """Wait until a process ends, then kill this one's parent."""
+    try:
+        watched = os.pidfd_open(process)
+        select.select([watched], [], [])
+    except ProcessLookupError:
+        pass  # it has ended already
+    os.kill(parent, signal.SIGKILL)
 
 
 def checkpoint_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.util.metrics import Counter, Gauge
 
+from actors.placement import ENVIRONMENT, place, soon, unwrap
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain, make_env
 from leap_ray.errors import UserError
@@ -173,7 +175,13 @@ class EnvironmentPool:
 
     async def privileged(self, task: Task) -> PrivilegedState:
         """Needs no seat: a failed episode's correction does not wait for others to end."""
-        return await self._actors[hash(task.id) % self.config.actors].privileged.remote(task)
+        actor = self._actors[hash(task.id) % self.config.actors]
+        return await soon(actor.privileged.remote(task), f"privileged state of {task.id}", self.config.episode_timeout)
+
+    def place(self, timeout: float) -> None:
+        """Wait until every actor runs. Raises UserError naming those that found no room, or whose start failed."""
+        actors = {f"{self.domain.name} environment {i}": actor for i, actor in enumerate(self._actors)}
+        place(actors, dict.fromkeys(actors, ENVIRONMENT), timeout)
 
     def close(self) -> None:
         """End the actors, so that their CPUs are free for what follows."""
@@ -188,6 +196,8 @@ class EnvironmentPool:
                 try:
                     ref = getattr(actor, method).remote(*args)
                     return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.config.episode_timeout)
+                except RayTaskError as error:  # first: what the environment itself raised may be a TimeoutError, too
+                    raise unwrap(error) from error
                 except TimeoutError:
                     log.warning("%s of %s took over %g s (attempt %d): its actor is replaced",
                                 method, args[0], self.config.episode_timeout, attempt + 1)  # fmt: skip
@@ -217,7 +227,7 @@ class EnvironmentPool:
             ray.remote(EnvironmentActor)
             .options(
                 name=name,
-                num_cpus=0.1,
+                **ENVIRONMENT.options(),
                 max_concurrency=self.config.episodes_per_actor + 4,
                 max_restarts=self.config.max_restarts,
                 max_task_retries=self.config.max_restarts,

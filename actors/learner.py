@@ -10,6 +10,7 @@ Calling `train` again with the same `storage` goes on from the last checkpoint, 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -24,10 +25,15 @@ import ray.data
 import ray.train
 import ray.train.torch
 from ray.data import ExecutionOptions
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.exceptions import ControllerError
 
 from actors.dataset import LOCAL
+from actors.placement import DATA_TASK, HIDE_GPUS, fit_cluster, gpus, report, worker_ask
 from leap_ray.config import LearnerConfig, Objective
 from leap_ray.errors import UserError
+from leap_ray.gpus import Installation, resolve_worker
 from leap_ray.learning import checkpoint
 from leap_ray.learning.aggregate import Header, select
 from leap_ray.learning.card import Provenance, write_card
@@ -44,7 +50,7 @@ PROGRESS = "progress.jsonl"
 RESULT = "result.json"
 WEIGHTS = "weights"
 FINISHED = "finished"  # in storage: training is done, its best weights are whole
-DATA_CPUS = 0.25  # of a task that packs or reads rows: it must find room beside workers that hold the CPUs
+ATTEMPT_SECONDS = 60.0  # that Ray Train waits for workers to find room before it asks anew
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ def train(
         return TrainResult(**json.loads((output / RESULT).read_text()))
     check_model(model)
     check_init(init_from, config.method)
+    config = resolve_worker(config, gpus(), Installation.here().torch)
+    fit_cluster({"learner worker": (config.workers, worker_ask(config)), "data task": (1, DATA_TASK)})
     storage.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     infos, problems = prepare(dataset, model, config, objective, seed, storage / "rows")
@@ -147,7 +155,7 @@ def _pack_all(
     examples: ray.data.Dataset, model: str, config: LearnerConfig, objective: Objective, seed: int, folder: Path
 ) -> tuple[list[RowInfo], list[Problem]]:
     examples.context.execution_options.preserve_order = True
-    small = {"num_cpus": DATA_CPUS}
+    small = {"num_cpus": DATA_TASK.cpus}
     columns = ["id", "iteration", "task_domain", "task_id"]
     headers = examples.select_columns(columns, **small).map_batches(
         partial(_headers, seed=seed), batch_size=4096, **small
@@ -203,31 +211,41 @@ class Job:
 
 def run(job: Job) -> None:
     """Run Ray Train to the end; a run of the same storage goes on from its last checkpoint."""
-    config = job.config
+    config, ask = job.config, worker_ask(job.config)
     scaling = ray.train.ScalingConfig(
         num_workers=config.workers,
-        use_gpu=config.gpus_per_worker > 0,
-        resources_per_worker={"CPU": config.cpus_per_worker}
-        | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
+        use_gpu=ask.gpus > 0,
+        resources_per_worker={"CPU": ask.cpus} | ({"GPU": ask.gpus} if ask.gpus else {}),
     )
+    attempt = min(ATTEMPT_SECONDS, config.start_timeout)
+    os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(attempt)  # Ray Train's only way in
     run_config = ray.train.RunConfig(
         name="train",
         storage_path=job.storage,
         storage_filesystem=LOCAL,
-        failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+        failure_config=ray.train.FailureConfig(
+            max_failures=config.max_failures, controller_failure_limit=math.ceil(config.start_timeout / attempt) - 1
+        ),
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        worker_runtime_env={"env_vars": HIDE_GPUS},
     )
     options = ExecutionOptions(preserve_order=True)
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config={"job": ray.put(job)},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if ask.gpus else "gloo"),
         scaling_config=scaling,
         run_config=run_config,
         datasets=_feeds(job),
         dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ControllerError as error:
+        if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise
+        workers = {f"learner-{i}": ask for i in range(config.workers)}
+        raise UserError(report(workers, config.start_timeout)) from error
     if result.error:
         raise result.error
 
@@ -245,7 +263,7 @@ def _feeds(job: Job) -> dict[str, ray.data.Dataset]:
             if places := [{"file": r.file, "index": r.index, "row_id": r.id} for r in wanted if r]:
                 blocks = ray.data.from_items(places, override_num_blocks=max(1, min(len(places) // 16, 1000)))
                 read = partial(_read, folder=Path(job.storage) / "rows")
-                feeds[f"{name}-{worker}"] = blocks.map(read, num_cpus=DATA_CPUS)
+                feeds[f"{name}-{worker}"] = blocks.map(read, num_cpus=DATA_TASK.cpus)
     return feeds
 
 

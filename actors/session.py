@@ -12,11 +12,13 @@ from typing import Any
 
 import ray
 
+from actors import placement
 from actors.coordinator import Coordinator, Policy
 from actors.threads import run_until_stopped
 from leap_ray.config import DomainConfig, RunConfig
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
+from leap_ray.gpus import describe
 from leap_ray.journal import RunDirectory
 from leap_ray.output import CapturedOutput
 from leap_ray.progress import Board
@@ -86,13 +88,15 @@ def _first_line(error: Exception) -> str:
 def run(config: RunConfig, directory: RunDirectory, output: CapturedOutput) -> None:
     """A whole run, or what is left of it."""
 
-    async def work(board: Board) -> None:
+    async def work(config: RunConfig, board: Board) -> None:
         async with Coordinator(config, directory, board) as coordinator:
             await coordinator.run_all()
 
     with ray_session(output) as where, Board(output.console) as board:
         board.say(f"run {directory.path} · configuration {config.hash} · {where}")
-        run_until_stopped(work(board), output.descriptor)
+        placed = placement.resolved(config)
+        board.say(describe(placed.student, placed.learner, config.student))
+        run_until_stopped(work(placed, board), output.descriptor)
 
 
 def evaluate(
@@ -106,7 +110,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play a panel with one policy of the run. Returns the summary, also kept below `evaluations/`."""
 
-    async def work(board: Board) -> dict[str, Any]:
+    async def work(config: RunConfig, board: Board) -> dict[str, Any]:
         async with Coordinator(config, directory, board) as coordinator:
             chosen = find_policy(coordinator, policy)
             await coordinator.deploy(chosen)
@@ -117,7 +121,8 @@ def evaluate(
             return directory.finish(stage, result)
 
     with ray_session(output), Board(output.console) as board:
-        return run_until_stopped(work(board), output.descriptor)
+        placed = placement.resolved(config, training=False)
+        return run_until_stopped(work(placed, board), output.descriptor)
 
 
 def find_policy(coordinator: Coordinator, wanted: str | None) -> Policy:

@@ -22,7 +22,17 @@ from actors.tally import Tally
 from leap_ray.config import StudentConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.model import materialize
-from leap_ray.serving import BASE, Load, Probe, Register, Weights, check_adapter, compare, write_empty_adapter
+from leap_ray.serving import (
+    BASE,
+    Load,
+    Probe,
+    Register,
+    Weights,
+    check_adapter,
+    compare,
+    completion_logprobs,
+    write_empty_adapter,
+)
 from leap_ray.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -31,6 +41,9 @@ if TYPE_CHECKING:
 
 KEPT = 2048  # answered requests remembered, so that a repeated call gets the same answer at once
 CONCURRENCY = 1024  # calls that one actor holds at once: far above what the engine decodes together
+PAUSE_SECONDS = 0.2  # between attempts of a request that a paused engine refuses
+WAKE_SECONDS = 30.0  # that the learner's processes may take to give their GPU memory back
+SLACK_BYTES = 2**29  # of a GPU's memory, that others may hold at waking beyond what they held at falling asleep
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +70,7 @@ class StudentActor:
         self._empty: LoRARequest | None = None
         self._unloaded: set[str] = set()
         self._weights: str = BASE  # the name of the full weights in the engine
+        self._asleep: int | None = None  # bytes that were free on its GPU when it fell asleep
         self._ids = itertools.count(1)  # of adapters: an id given twice would silently keep the first one's weights
         self._numbers = itertools.count()
         self._calls: OrderedDict[str, tuple[int, asyncio.Task[Completion]]] = OrderedDict()
@@ -97,10 +111,13 @@ class StudentActor:
         rest = await asyncio.gather(*(self._score(prompt_ids, c, policy) for c in candidates[1:]))
         return first + list(rest)
 
-    async def load_adapter(self, name: str, path: str) -> None:
-        """Load a PEFT adapter folder under a new name. Raises UserError for a name in use, a bad folder, or too high a rank."""
+    async def load_adapter(self, name: str, path: str, fingerprint: str) -> None:
+        """Load a PEFT adapter folder under a new name; `fingerprint` is of its content (`serving.fingerprint`).
+
+        Raises UserError for a name in use, a bad folder, or too high a rank.
+        """
         await self._started()
-        entry = self._register.check(name, path, "adapter")
+        entry = self._register.check(name, path, "adapter", fingerprint)
         self._unloaded.discard(name)
         await self._load(entry)
         self._register.add(entry)
@@ -113,13 +130,13 @@ class StudentActor:
             if request:
                 await self._engine.remove_lora(request.lora_int_id)
 
-    async def load_weights(self, name: str, path: str | None = None) -> None:
+    async def load_weights(self, name: str, path: str = "", fingerprint: str = "") -> None:
         """Put full weights in place of the running ones; requests under way finish first. "base" brings the first back."""
         await self._started()
         if name == BASE:
-            entry = Weights(BASE, str(materialize(self._config.model)), "", "weights")
+            entry = Weights(BASE, str(await asyncio.to_thread(materialize, self._config.model)), "", "weights")
         else:
-            entry = self._register.check(name, path or "", "weights")
+            entry = self._register.check(name, path, "weights", fingerprint)
         await self._reload(entry)
         if name != BASE:
             self._register.add(entry)
@@ -145,15 +162,23 @@ class StudentActor:
         return self._tally.load((self._weights, *self._adapters))
 
     async def sleep(self) -> None:
-        """Give a GPU's memory to the learner between stages; on a CPU there is nothing to give."""
-        if self._engine and self._config.gpus_per_replica:
+        """Give a GPU's memory to the learner that shares it; on a CPU, or a GPU of its own, there is nothing to give."""
+        if self._engine and self._config.shares_gpu and self._asleep is None:
             await self._engine.sleep(level=1)
+            self._asleep = min(await self._engine.collective_rpc("free_memory"))
 
     async def wake(self) -> None:
-        """Undo `sleep`."""
-        if self._engine and self._config.gpus_per_replica:
-            await self._engine.wake_up()
-            await self._engine.reset_prefix_cache()
+        """Undo `sleep`, once the learner's processes have given the memory back: they end a little after their training."""
+        if not self._engine or self._asleep is None:
+            return
+        deadline = time.monotonic() + WAKE_SECONDS
+        while min(await self._engine.collective_rpc("free_memory")) < self._asleep - SLACK_BYTES:
+            if time.monotonic() > deadline:
+                break  # the engine's own error says what is missing
+            await asyncio.sleep(PAUSE_SECONDS)
+        await self._engine.wake_up()
+        await self._engine.reset_prefix_cache()
+        self._asleep = None
 
     async def shutdown(self) -> None:
         """End the engine and its process. The actor itself can be killed after this."""
@@ -166,7 +191,7 @@ class StudentActor:
             if self._engine is None:
                 folder = await asyncio.to_thread(materialize, self._config.model)
                 self._engine = engine.start(self._config, folder, self._max_rank)
-                await self._engine.collective_rpc("die_with_parent")
+                await self._engine.collective_rpc("die_with", args=(os.getpid(),))
         return self._engine
 
     async def _complete(self, prompt_ids: list[int], sampling: Sampling, seed: int, policy: str) -> Completion:
@@ -202,10 +227,22 @@ class StudentActor:
             # The engine gives none for tokens it found in its prefix cache: then once more, without the cache.
             if (output.num_cached_tokens or 0) < len(prompt_ids):
                 break
-        scored = (output.prompt_logprobs or [])[len(prompt_ids) :]
-        return [at[token].logprob for at, token in zip(scored, completion, strict=True) if at is not None]
+        return completion_logprobs(output.prompt_logprobs, completion)
 
     async def _generate(self, prompt_ids: Sequence[int], params: SamplingParams, policy: str) -> RequestOutput:
+        """The engine's answer. From vLLM 0.33 on an engine refuses requests while its weights change: then once it goes on."""
+        from vllm.exceptions import RetryableRequestError
+
+        deadline = time.monotonic() + self._config.request_timeout
+        while True:
+            try:
+                return await self._attempt(prompt_ids, params, policy)
+            except RetryableRequestError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _attempt(self, prompt_ids: Sequence[int], params: SamplingParams, policy: str) -> RequestOutput:
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 

@@ -17,6 +17,7 @@ import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.placement import teacher_ask
 from leap_ray.config import DomainConfig, StudentConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.errors import UserError
@@ -142,7 +143,7 @@ def start_teacher(
     teachers that are the student itself and for the realizability gap. A paid teacher stays on this node, where its books are.
     """
     options: dict[str, Any] = {
-        "num_cpus": 1 if config.kind == "symbolic" else 0.1,
+        **teacher_ask(config.kind).options(),
         "max_restarts": max_restarts,
         "max_task_retries": max_restarts,
         "max_concurrency": 10_000,

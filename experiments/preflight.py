@@ -14,7 +14,7 @@ from leap_ray.cache import check_cache
 from leap_ray.config import DomainConfig, RunConfig, load
 from leap_ray.envs.base import load_domain, make_env
 from leap_ray.errors import UserError
-from leap_ray.journal import check_room
+from leap_ray.journal import check_folder, check_room
 from leap_ray.paths import absolute, check_writable
 
 SOCKET_BYTES = 107  # most bytes of a local socket's path, on Linux
@@ -41,6 +41,7 @@ def panel_path(panel: str) -> str:
 
 def check_machine(folder: Path) -> None:
     """Raise UserError where this machine cannot hold a run in that folder: its name, temporary files, cache, sockets."""
+    check_folder(folder, "--run-dir")
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not folder.is_absolute():
         raise UserError(
             f"--run-dir {folder}: inside a Ray job this would be a temporary copy of the working directory; "

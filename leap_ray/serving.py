@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from leap_ray.errors import UserError
 from leap_ray.types import from_json, to_json
@@ -161,11 +161,14 @@ class Register:
         self.folder = Path(folder) if folder else None
         self._known: dict[str, Weights] = {}
 
-    def check(self, name: str, path: str | Path, kind: Kind) -> Weights:
-        """The entry that `name` would have. Raises UserError if the name belongs to another content."""
+    def check(self, name: str, path: str | Path, kind: Kind, content: str | None = None) -> Weights:
+        """The entry that `name` would have. Raises UserError if the name belongs to another content.
+
+        `content` is the folder's fingerprint where it is known: it takes seconds a GiB.
+        """
         if name == BASE or not re.fullmatch(r"[A-Za-z0-9_.\-]{1,120}", name):
             raise UserError(f"{name!r} cannot name weights: letters, digits and ._- are allowed, and {BASE!r} is taken")
-        entry = Weights(name, str(Path(path).resolve()), fingerprint(path), kind)
+        entry = Weights(name, str(Path(path).resolve()), content or fingerprint(path), kind)
         known = self.find(name)
         if known and (known.fingerprint, known.kind) != (entry.fingerprint, kind):
             raise UserError(f"{name!r} already names other weights ({known.path}): every training needs a new name")
@@ -187,6 +190,25 @@ class Register:
             if file.is_file():
                 self._known[name] = from_json(Weights, file.read_text())
         return self._known.get(name)
+
+
+def completion_logprobs(
+    prompt_logprobs: Sequence[Mapping[int, Any] | None] | None, completion: Sequence[int]
+) -> list[float]:
+    """Log-probabilities, in nats, of a completion at the end of a scored prompt (vLLM's `RequestOutput.prompt_logprobs`).
+
+    Counted from the end: the list is as long as the prompt, or, from vLLM's second model runner, shorter by the tokens that
+    were found in the prefix cache. Raises RuntimeError if a token of the completion was not scored.
+    """
+    scored = list(prompt_logprobs or ())[-len(completion) :]
+    if len(scored) < len(completion) or None in scored:
+        raise RuntimeError(f"the engine scored {len(scored)} of a completion's {len(completion)} tokens")
+    return [at[token].logprob for at, token in zip(scored, completion, strict=True) if at is not None]
+
+
+def folder_gib(path: str | Path) -> float:
+    """Size of a folder's weights."""
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors")) / 2**30
 
 
 def compare(

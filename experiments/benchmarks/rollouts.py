@@ -27,11 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.environment import Attempt, EnvironmentPool, PromptSettings
-from actors.placement import wait
+from actors.placement import gpus, server_ask, wait
 from actors.student import CONCURRENCY, StudentActor
 from actors.student_pool import StudentPool
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import make_env
+from leap_ray.gpus import resolve_server, vllm_uses_gpus
 from leap_ray.learning.model import materialize
 from leap_ray.policy import Completer, Prompter
 from leap_ray.rollout import play
@@ -235,9 +236,11 @@ def _played(episodes: Sequence[Episode], seconds: float) -> Played:
 def start_student(args: Args) -> StudentPool:
     """One measured server, started."""
     server: Any = ray.remote(MeasuredStudent)
-    actor = server.options(name="student-0", max_concurrency=CONCURRENCY, num_cpus=1).remote(args.student)
-    wait({"student-0": actor.ready.remote()}, args.student.start_timeout)
-    return StudentPool([actor], args.student)
+    config = resolve_server(args.student, gpus(), vllm_uses_gpus())
+    options = server_ask(config).options()
+    actor = server.options(name="student-0", max_concurrency=CONCURRENCY, **options).remote(config)
+    wait({"student-0": actor.ready.remote()}, config.start_timeout)
+    return StudentPool([actor], config)
 
 
 async def compare(args: Args, folder: str, tasks: Sequence[Task], warm: Sequence[Task]) -> dict[str, Played]:

@@ -7,6 +7,7 @@ plain lists in the tests.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,12 +16,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from leap_ray.errors import UserError
 from leap_ray.learning import checkpoint
 from leap_ray.learning.checkpoint import Position
 from leap_ray.learning.prefix_tree import Row
 from leap_ray.learning.schedule import PlannedStep
 from leap_ray.learning.train import StepRows, Trainer
 
+LISTED_SECONDS = 60.0
 Named = tuple[str, Row]
 
 
@@ -121,6 +124,10 @@ class ReferenceStore:
 
     def __init__(self, folder: Path, worker: int) -> None:
         self.folder, self.worker = folder, worker
+        complete = (
+            folder / "complete"
+        )  # holds how many files there are: a network file system may not list all of them yet
+        self._files = int(complete.read_text() or 0) if complete.exists() else 0
 
     def compute(self, trainer: Trainer, feed: Feed) -> None:
         """Every worker must call. The weights at this point are the previous iteration's."""
@@ -129,20 +136,36 @@ class ReferenceStore:
         part = self.folder / f".{self.worker}.part.npz"
         np.savez(part, **found)
         part.replace(self.folder / f"{self.worker}.npz")
+        self._files = trainer.workers
 
     def finish(self) -> None:
-        """To be called by one worker when all have computed."""
-        (self.folder / "complete").touch()
+        """To be called by each worker when all have computed."""
+        part = self.folder / f".complete.{self.worker}"
+        part.write_text(str(self._files))
+        part.replace(self.folder / "complete")
 
     @property
     def complete(self) -> bool:
-        return (self.folder / "complete").exists()
+        return self._files > 0
 
     def load(self) -> dict[str, np.ndarray]:
-        """Row id → log-probabilities of its sequences, of all workers."""
+        """Row id → log-probabilities of its sequences, of all workers. Raises UserError if a worker's file does not appear."""
         found: dict[str, np.ndarray] = {}
-        for path in sorted(self.folder.glob("*.npz")):
-            if not path.name.startswith("."):
-                with np.load(path) as stored:
-                    found |= dict(stored)
+        for worker in range(self._files):
+            path = self.folder / f"{worker}.npz"
+            _await_file(path)
+            with np.load(path) as stored:
+                found |= dict(stored)
         return found
+
+
+def _await_file(path: Path) -> None:
+    """Wait for a file of another node: a network file system may show it half a minute after it was written."""
+    deadline = time.monotonic() + LISTED_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{path} of another worker does not appear here: the run directory must be one that every node sees"
+            )
+        os.listdir(path.parent)  # has the file system look again
+        time.sleep(0.5)

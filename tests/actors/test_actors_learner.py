@@ -181,3 +181,52 @@ def test_an_example_that_cannot_be_trained_on_is_named(ray_session, model, tmp_p
         train(broken, **arguments(model, tmp_path))
     with pytest.raises(UserError, match="no example to train on"):
         train([], **arguments(model, tmp_path))
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_before_anything_starts(ray_session, model, tmp_path):
+    config = replace(CONFIG, workers=4, cpus_per_worker=3)
+    with pytest.raises(UserError, match=r"12\.25 CPU are needed together, 8 are there.*4 learner worker\(s\) of 3 CPU"):
+        train(examples(), **arguments(model, tmp_path, config=config))
+    assert not (tmp_path / "storage").exists()
+
+
+NO_ROOM = """
+import json, sys, ray
+from pathlib import Path
+from actors.learner import train
+from leap_ray.config import LearnerConfig
+from leap_ray.errors import UserError
+from leap_ray.types import Example, from_plain
+told = json.loads(Path(sys.argv[1]).read_text())
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+@ray.remote(num_cpus=1.25)
+class Tenant:
+    def here(self):
+        return True
+
+tenant = Tenant.remote()
+ray.get(tenant.here.remote())
+try:
+    train([from_plain(Example, e) for e in told["examples"]], model=told["model"], init_from=None,
+          output=Path(told["output"]), storage=Path(told["storage"]), config=from_plain(LearnerConfig, told["config"]),
+          objective="sft", seed=0, adapter_name="toy-iter0")
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_find_no_room_end_in_a_report(model, tmp_path):
+    config = replace(CONFIG, workers=2, start_timeout=4)  # they fit the cluster, and not beside its tenant
+    told = {"examples": to_plain(examples(episodes=2)), "model": str(model), "config": to_plain(config)}
+    told |= {"output": str(tmp_path / "output"), "storage": str(tmp_path / "storage")}
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    ran = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(tmp_path / "told.json")], capture_output=True, text=True, timeout=240
+    )
+    said = ran.stdout.splitlines()[-1]
+    assert said.startswith("no room on the cluster after 4 s: learner-0 needs 0.5 CPU + 0 GPU; learner-1 needs"), (
+        ran.stderr
+    )
+    assert "The cluster: 1 node(s) with 2 CPU + 0 GPU" in said

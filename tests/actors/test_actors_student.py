@@ -6,14 +6,17 @@ import asyncio
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 
 from actors import engine
+from actors.student import StudentActor
 from actors.student_pool import StudentPool
 from leap_ray.errors import UserError
 from leap_ray.learning.model import probe_logprobs
@@ -172,6 +175,140 @@ def test_what_cannot_start_is_refused_at_once(student_config, student_folder, tm
         engine.check(dataclasses.replace(student_config, kv_cache_gib=5000), student_folder)
     with pytest.raises(UserError, match="rank: 4096 is above"):
         engine.settings(student_config, student_folder, 4096)
+
+
+def test_settings_for_gpus_are_refused_by_a_server_for_cpus(ray_session, student_config, student_folder):
+    with pytest.raises(UserError, match=r"gpus_per_replica: 0.5 is for GPUs .* give auto or 0"):
+        engine.check(dataclasses.replace(student_config, gpus_per_replica=0.5), student_folder)
+    with pytest.raises(UserError, match="gpus_per_replica: 1 is for GPUs"):
+        StudentPool.start(dataclasses.replace(student_config, gpus_per_replica=1), lora_rank=16)
+
+
+def test_a_server_that_does_not_fit_its_gpu_is_refused_with_what_to_change(student_config, student_folder):
+    small = dataclasses.replace(student_config, dtype="bfloat16")
+    weights = engine._weights_gib(small, student_folder)
+    assert weights == pytest.approx(0.25, abs=0.03)  # 135 M numbers of two bytes
+    engine.check_gpu(small, student_folder, weights, 16, device=8)
+    with pytest.raises(
+        UserError, match=r"does not fit its GPU: 2\.\d GiB .*student\.tensor_parallel or student\.gpu_memory"
+    ):
+        engine.check_gpu(small, student_folder, weights, 16, device=2)
+    long = dataclasses.replace(small, max_length=1_000_000)
+    with pytest.raises(UserError, match=r"21\.5 for one sequence of student\.max_length"):
+        engine.check_gpu(long, student_folder, weights, 16, device=8)
+
+
+def test_memory_for_sleeping_is_set_aside_only_where_a_gpu_is_shared(student_config, student_folder):
+    for share, sleeps in ((1, False), (0.6, True)):
+        config = dataclasses.replace(student_config, gpus_per_replica=share)
+        assert engine.settings(config, student_folder, 16)["enable_sleep_mode"] is sleeps
+
+
+class Engine:
+    """What a student server asks of an engine, with answers that only CUDA's engine gives."""
+
+    def __init__(self, cached: int = 0, refusals: int = 0, free: tuple[int, ...] = ()) -> None:
+        self.cached, self.refusals, self.free = cached, refusals, list(free)
+        self.calls: list[str] = []
+
+    async def generate(self, prompt, params, request_id, lora_request):
+        from vllm.exceptions import RetryableRequestError
+
+        if self.refusals:
+            self.refusals -= 1
+            raise RetryableRequestError("generation is paused")
+        ids = prompt["prompt_token_ids"]
+        cached = 0 if params.skip_reading_prefix_cache else self.cached
+        scored = [
+            None,
+            *({token: SimpleNamespace(logprob=-float(at))} for at, token in enumerate(ids[cached + 1 :], cached + 1)),
+        ]
+        yield SimpleNamespace(
+            outputs=[SimpleNamespace(token_ids=[1])], num_cached_tokens=cached, prompt_logprobs=scored
+        )
+
+    async def collective_rpc(self, method, args=()):
+        self.calls.append(method)
+        return [self.free.pop(0)]
+
+    async def sleep(self, level):
+        self.calls.append("sleep")
+
+    async def wake_up(self):
+        self.calls.append("wake_up")
+
+    async def reset_prefix_cache(self):
+        self.calls.append("reset")
+
+
+def _server(config, made: Engine) -> StudentActor:
+    server = StudentActor(config)
+    server._engine = made
+    return server
+
+
+@pytest.mark.parametrize("cached", [0, 16, 96, 112])
+async def test_scores_are_right_where_the_engine_leaves_cached_tokens_out(student_config, cached):
+    server = _server(student_config, Engine(cached))
+    assert await server.score(list(range(100)), [[7, 8], [9]]) == [[-100.0, -101.0], [-100.0]]
+
+
+async def test_a_request_that_a_paused_engine_refuses_is_made_again(student_config):
+    server = _server(student_config, Engine(refusals=2))
+    assert await server.logprobs([1, 2, 3], [4]) == [-3.0]
+
+
+async def test_a_server_wakes_when_the_learner_has_given_the_memory_back(student_config):
+    gib = 2**30
+    made = Engine(free=(70 * gib, 3 * gib, 40 * gib, 70 * gib))
+    server = _server(dataclasses.replace(student_config, gpus_per_replica=0.6), made)
+    await server.sleep()
+    await server.wake()
+    assert made.calls == ["sleep", *["free_memory"] * 4, "wake_up", "reset"]
+    await server.wake()
+    assert made.calls[-2:] == ["wake_up", "reset"], "awake already"
+
+
+@pytest.mark.parametrize("share", ["auto", 0, 1])
+async def test_a_server_with_gpus_of_its_own_does_not_sleep(student_config, share):
+    made = Engine()
+    server = _server(dataclasses.replace(student_config, gpus_per_replica=share), made)
+    await server.sleep()
+    await server.wake()
+    assert not made.calls
+
+
+ACTOR = """
+import os, subprocess, sys
+engine = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid()), *sys.argv[2:]])
+print(engine.pid, flush=True)
+engine.wait()
+"""
+ENGINE = """
+import subprocess, sys
+if sys.argv[2] == "alone":
+    exec(sys.argv[3])
+else:
+    worker = subprocess.Popen([sys.executable, "-c", sys.argv[3], *sys.argv[1:]])
+    worker.wait()
+"""
+WORKER = """
+import sys, time
+from actors.engine import WeightReloader
+WeightReloader().die_with(int(sys.argv[1]))
+print("watching", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("workers", ["alone", "several"])
+def test_no_engine_outlives_its_actor(workers):
+    actor = subprocess.Popen([sys.executable, "-c", ACTOR, ENGINE, workers, WORKER], stdout=subprocess.PIPE, text=True)
+    pid = int(actor.stdout.readline())
+    assert actor.stdout.readline() == "watching\n"
+    actor.kill()
+    actor.wait()
+    _wait_until_gone(pid)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from leap_ray import config
 from leap_ray.config import DomainConfig, RunConfig
 from leap_ray.errors import UserError
 
+HEAD = "name: a\ndomains: [{name: households}]\n"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
@@ -36,6 +37,42 @@ def test_every_configuration_of_the_project_is_valid_and_survives_being_written(
             "name: a\ndomains: [{name: households}]\nlearner: {objectives: [sft, dpo]}",
             "learner.row_tokens: 4096 is below 4352",
         ),
+        (
+            f"{HEAD}student: {{tensor_parallel: 2, gpus_per_replica: 0}}",
+            "does not fit student.tensor_parallel: 2: give 2 or auto",
+        ),
+        (
+            f"{HEAD}student: {{tensor_parallel: 2, gpus_per_replica: 0.5}}",
+            "does not fit student.tensor_parallel: 2: give 2 or",
+        ),
+        (
+            f"{HEAD}student: {{gpus_per_replica: 2}}",
+            "student.gpus_per_replica: 2.0 does not fit student.tensor_parallel: 1",
+        ),
+        (f"{HEAD}student: {{gpus_per_replica: 1.5}}", "student.gpus_per_replica: 1.5 does not fit"),
+        (f"{HEAD}student: {{gpus_per_replica: -1}}", "student.gpus_per_replica: -1.0 does not fit"),
+        (f"{HEAD}student: {{gpus_per_replica: .nan}}", "student.gpus_per_replica: nan does not fit"),
+        (f"{HEAD}student: {{gpus_per_replica: all}}", "student.gpus_per_replica"),
+        (f"{HEAD}student: {{tensor_parallel: 0}}", "student.tensor_parallel: 0 is below 1"),
+        (f"{HEAD}student: {{gpus_per_replica: 0.5, replicas: 2}}", "two servers on one GPU"),
+        (f"{HEAD}learner: {{gpus_per_worker: 2}}", "learner.gpus_per_worker: 2.0 is not in 0…1"),
+        (
+            f"{HEAD}student: {{gpus_per_replica: 1}}\nlearner: {{gpus_per_worker: 0.4, workers: 2}}",
+            "two workers on one GPU",
+        ),
+        (
+            f"{HEAD}student: {{gpus_per_replica: 0.6}}\nlearner: {{gpus_per_worker: 0.4, workers: 2}}",
+            "two workers on one GPU",
+        ),
+        (
+            f"{HEAD}student: {{gpus_per_replica: 0.6, replicas: 2}}\nlearner: {{gpus_per_worker: 0.2, workers: 2}}",
+            "two workers on one GPU",
+        ),
+        ("name: s3://bucket/a\ndomains: [{name: households}]", "name: 's3://bucket/a' is no local folder"),
+        (
+            f"{HEAD}teacher: {{cache_dir: gs://bucket/answers}}",
+            "teacher.cache_dir: 'gs://bucket/answers' is no local folder",
+        ),
         ("name: a", "missing 'domains'"),
         ("name: a\ndomains: []", "at least one is needed"),
         ("name: a\ndomains: [{name: households}]\nlearner: {epochs: 2}\nlearner: {rank: 8}", "'learner' stands twice"),
@@ -50,6 +87,31 @@ def test_a_wrong_setting_is_named(text, named, tmp_path):
     with pytest.raises(UserError) as caught:
         config.load(path)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("student", "learner"),
+    [
+        ({}, {}),
+        ({"gpus_per_replica": "auto"}, {"gpus_per_worker": "auto"}),
+        ({"gpus_per_replica": 0.5}, {"gpus_per_worker": 0.5}),
+        ({"gpus_per_replica": 0.7, "replicas": 8}, {"gpus_per_worker": 0.3, "workers": 8}),
+        ({"gpus_per_replica": 4, "tensor_parallel": 4}, {"gpus_per_worker": 1, "workers": 4}),
+        ({"gpus_per_replica": 0}, {"gpus_per_worker": 0, "workers": 2}),
+    ],
+)
+def test_shares_of_gpus_that_can_work_are_read_as_they_are(student, learner):
+    read = config.build({"name": "a", "domains": [{"name": "households"}], "student": student, "learner": learner})
+    assert read.student.gpus_per_replica == student.get("gpus_per_replica", "auto")
+    assert read.learner.gpus_per_worker == learner.get("gpus_per_worker", "auto")
+
+
+@pytest.mark.parametrize("share", ["auto", "0.5", "1"])
+def test_shares_of_gpus_are_options(share):
+    base = RunConfig("a", (DomainConfig("households"),))
+    read = config.override(base, ["--student.gpus-per-replica", share, "--learner.gpus-per-worker", share], "leap-ray")
+    assert read.student.gpus_per_replica == read.learner.gpus_per_worker == (share if share == "auto" else float(share))
+    assert read.hash == base.hash
 
 
 def test_the_hash_names_what_is_computed():

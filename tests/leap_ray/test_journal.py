@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas
 import pytest
 
 from leap_ray.errors import UserError
-from leap_ray.journal import Records, RunDirectory, check_room
+from leap_ray.journal import Records, RunDirectory, check_folder, check_room
 from leap_ray.types import Task
 
 
@@ -105,3 +106,23 @@ def test_records_that_are_dropped_can_be_made_again(tmp_path):
         assert "t1" not in first and first.append(task(1))
     with records(tmp_path) as again:
         assert [t.id for t in again] == ["t0", "t2", "t1"]
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/run", "S3://bucket/run", "gs://b/r", "hdfs://host:8020/run", "file:///tmp/run", "abfs://c@a/r"]
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_url_is_no_run_directory(url, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"--run-dir .* is a URL: .*give a folder, on a cluster one that every node sees"
+    ):
+        check_folder(kind(url), "--run-dir")
+    with pytest.raises(UserError, match=r"run directory .* is a URL"):
+        RunDirectory(Path(url))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["runs/a", "/shared/runs/a", "runs/s3:a", "~/a", "a=b/c#d", "C:/runs"])
+def test_a_local_folder_is_a_run_directory(path):
+    check_folder(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from leap_ray.serving import (
     Register,
     check_adapter,
     compare,
+    completion_logprobs,
     fingerprint,
     linear_modules,
     replica_of,
@@ -136,6 +138,36 @@ def test_a_tied_output_layer_is_reloaded_too(tmp_path, tied):
     assert ("lm_head.weight" in tensors) is tied
     if tied:
         assert torch.equal(tensors["lm_head.weight"], embeddings)
+
+
+class Scored(NamedTuple):
+    """What vLLM says of one token."""
+
+    logprob: float
+
+
+@pytest.mark.parametrize("cached", [0, 16, 96])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_completion_is_scored_whatever_the_cache_held(cached, whole):
+    prompt, completion = list(range(100)), [7, 8, 9]
+    ids = [*prompt, *completion]
+    scored = [None, *({token: Scored(-float(place))} for place, token in enumerate(ids[1:], 1))]
+    if not whole:  # of the computed tokens alone: vLLM's second model runner
+        scored = [None, *scored[cached + 1 :]]
+    assert completion_logprobs(scored, completion) == [-100.0, -101.0, -102.0]
+
+
+@pytest.mark.parametrize(
+    "scored", [None, [], [None], [None, {9: Scored(-1.0)}], [None, None, *({n: Scored(-1.0)} for n in (8, 9))]]
+)
+def test_a_completion_that_was_not_scored_whole_is_an_error(scored):
+    with pytest.raises(RuntimeError, match="of a completion's 3 tokens"):
+        completion_logprobs(scored, [7, 8, 9])
+
+
+def test_a_known_fingerprint_is_not_computed_again(tmp_path):
+    entry = Register().check("a", tmp_path / "on another disk", "weights", "0123")
+    assert entry.fingerprint == "0123"
 
 
 def test_episodes_spread_over_replicas_and_stay():

@@ -6,11 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsdp_worker
+import numpy as np
 import pytest
 import torch
+
+from leap_ray.errors import UserError
+from leap_ray.learning import loop
+from leap_ray.learning.loop import ReferenceStore
 
 JOBS = [("lora", "sft"), ("full", "dpo")]
 
@@ -45,3 +52,27 @@ def test_two_workers_equal_one(two_workers, tmp_path, method, objective):
     wanted, found = (torch.load(f / "weights.pt") for f in (alone, together))
     for name, tensor in wanted.items():
         torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def _computed(folder: Path, worker: int, workers: int = 2) -> ReferenceStore:
+    """The store of a worker that has computed its share of the reference."""
+    store = ReferenceStore(folder, worker)
+    trainer = SimpleNamespace(workers=workers, reference=lambda rows: {f"row-{worker}": np.full(3, -float(worker))})
+    store.compute(trainer, SimpleNamespace(everything=list))
+    return store
+
+
+def test_the_reference_waits_for_files_that_a_file_system_shows_late(tmp_path):
+    first = _computed(tmp_path, 0)
+    threading.Timer(1.0, _computed, (tmp_path, 1)).start()
+    assert set(first.load()) == {"row-0", "row-1"}
+    first.finish()
+    resumed = ReferenceStore(tmp_path, 2)  # with another number of workers
+    assert resumed.complete
+    assert set(resumed.load()) == {"row-0", "row-1"}
+
+
+def test_a_reference_that_lacks_a_workers_file_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LISTED_SECONDS", 0.0)
+    with pytest.raises(UserError, match=r"1\.npz of another worker does not appear here"):
+        _computed(tmp_path, 0).load()
