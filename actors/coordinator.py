@@ -26,7 +26,7 @@ from actors.learner import PROGRESS, train
 from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from leap_ray.config import DomainConfig, RunConfig
-from leap_ray.envs.base import load_domain, make_env
+from leap_ray.envs.base import Traits, make_env
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
@@ -66,6 +66,7 @@ class Coordinator:
         self.student: Any = None  # StudentPool
         self.pools: dict[str, EnvironmentPool] = {}
         self.panels: dict[tuple[str, str], Panel] = {}
+        self.traits: dict[str, Traits] = {}
         self.teacher: Any = None
         self._serving = BASE
         self._iteration = -1
@@ -79,6 +80,7 @@ class Coordinator:
         for domain in config.domains:
             self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
             env = make_env(domain.name, domain.settings)
+            self.traits[domain.name] = Traits.of(env)
             for name in {domain.train_panel, domain.eval_panel}:
                 self.panels[domain.name, name] = env.resolve_panel(name)
             env.close()
@@ -267,14 +269,14 @@ class Coordinator:
 
     def plan(self, domain: DomainConfig, panel: Panel, seeds: tuple[int, ...], evaluating: bool = True) -> gather.Plan:
         """How a panel of this domain is played."""
-        env = load_domain(domain.name)
-        actions = domain.max_actions or env.max_actions
+        traits = self.traits[domain.name]
+        actions = domain.max_actions or traits.max_actions
         return gather.Plan(
             pool=self.pools[domain.name],
             panel=panel,
             seeds=seeds,
             max_actions=(domain.eval_max_actions or actions) if evaluating else actions,
-            threshold=env.threshold if domain.threshold is None else domain.threshold,
+            threshold=traits.threshold if domain.threshold is None else domain.threshold,
         )
 
     def _chosen(self, domain: DomainConfig, panel: str, count: int | None, iteration: int, use: str) -> Panel:
@@ -322,7 +324,7 @@ class Coordinator:
         for kind in records:
             kind.to_parquet()
             kind.close()
-        result = {**result, "score_scale": load_domain(domain.name).score_scale}
+        result = {**result, "score_scale": self.traits[domain.name].score_scale}
         self.run.finish(stage, result)
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from leap_ray.config import DomainConfig, TeacherConfig
-from leap_ray.envs.base import PrivilegedState, load_domain
+from leap_ray.envs.base import PrivilegedState, traits_of
 from leap_ray.policy import Completer, Parsed, Prompter, View, parse
 from leap_ray.prompts import folder_hash, render
 from leap_ray.teachers.actions import fit
@@ -36,13 +36,11 @@ class Hindsight:
 
     def __init__(self, prompter: Prompter, domains: Sequence[DomainConfig]) -> None:
         self.prompter = prompter
-        classes = {cls.domain: cls for cls in (load_domain(domain.name) for domain in domains)}
-        self.facts = {name: cls.domain_facts for name, cls in classes.items()}
-        self.multiline = {name: cls.multiline for name, cls in classes.items()}
+        self.domains = traits_of(domains)
 
     def messages(self, episode: Episode, t: int) -> list[dict[str, str]]:
         """The chat messages of step t's prompt, as text."""
-        steps, facts = episode.steps, self.facts.get(episode.task.domain, "")
+        steps, facts = episode.steps, self.domains[episode.task.domain].domain_facts
         past = tuple((step.observation, step.action) for step in steps[:t])
         if self.prompter.dialect != "chat":
             view = View(episode.instruction, past, steps[t].observation, steps[t].candidates, facts)
@@ -52,7 +50,7 @@ class Hindsight:
         for before, step in pairwise(steps[: t + 1]):
             said = before.text or render("chat/completion.j2", reason=before.reason, action=before.action)
             shown = step.candidates if self.prompter.show_candidates else ()
-            turn = render("chat/turn.j2", observation=step.observation, candidates=shown).strip()
+            turn = render("chat/turn.j2", observation=step.observation, candidates=shown)
             messages += [{"role": "assistant", "content": said}, {"role": "user", "content": turn}]
         return messages
 
@@ -63,15 +61,15 @@ class Hindsight:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def with_last(self, episode: Episode, t: int, template: str, **values: Any) -> list[int]:
-        """Step t's prompt with its last message put into a template of `prompts/teacher`."""
+        """Step t's prompt with a template of `prompts/teacher` after its last message, and no other difference."""
         *before, last = self.messages(episode, t)
-        content = render(f"teacher/{template}", prompt=last["content"], **values).strip()
-        return self.ids([*before, {**last, "content": content}])
+        added = render(f"teacher/{template}", **values).strip()
+        return self.ids([*before, {**last, "content": f"{last['content']}\n\n{added}"}])
 
     def parse(self, episode: Episode, ids: tuple[int, ...]) -> Parsed:
         """Reason and action of a completion."""
         text = self.prompter.text(ids)
-        return parse(text, self.prompter.dialect, self.multiline.get(episode.task.domain, False))
+        return parse(text, self.prompter.dialect, self.domains[episode.task.domain].multiline)
 
 
 class SelfTeacher:

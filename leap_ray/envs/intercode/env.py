@@ -5,7 +5,7 @@ An episode is one task in a place of its own. Actions run until `submit`, which 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from leap_ray.envs.base import Expert, PrivilegedState, TextEnv, task_of
 from leap_ray.envs.intercode.backend import Kind
@@ -32,7 +32,8 @@ FACTS: dict[Language, str] = {
         "out, then say `submit <name of the function>`, which ends the task."
     ),
 }
-ACTIONS: dict[Language, int] = {"bash": 10, "sql": 15, "python": 10}
+NAMES: dict[Language, str] = {"bash": "bash", "sql": "SQL", "python": "Python"}
+ACTIONS: dict[Language, int] = {"bash": 10, "sql": 15, "python": 10}  # (authors)
 LOST = "The machine you worked on ended."
 PERFECT = 1.0 - 1e-9
 
@@ -43,15 +44,14 @@ class InterCodeEnv(TextEnv):
     Settings: `language`; `data` ("embedded", a folder, or None: the prepared folder where it exists, else embedded);
     `split` of the tasks into "train" and "test"; `quoting` of bash commands ("docker" as in the original, or "plain");
     `backend` and `base` of the sandboxes; `engine` of SQL ("sqlite", or "mysql://user@host:port" with MYSQL_PWD in the
-    environment); `shown`, the most characters of an output that the student sees. A run reads the limit on actions off the
-    class: for SQL name `SqlEnv`, or set `max_actions: 15`.
+    environment); `shown`, the most characters of an output that the student sees.
     """
 
     domain = "intercode"
     threshold = 0.7  # (authors)
-    max_actions = 10  # (authors); 15 for SQL
+    max_actions = ACTIONS["bash"]
     blocking = True
-    language: ClassVar[Language] = "bash"
+    language: Language = "bash"
 
     def __init__(
         self,
@@ -65,14 +65,11 @@ class InterCodeEnv(TextEnv):
         shown: int = 1500,
     ) -> None:
         super().__init__()
-        self.language_: Language = language or self.language
-        self.tasks = load(data, self.language_)
-        # The base class declares these for a class; here they depend on the language.
-        self.__dict__.update(
-            domain_facts=FACTS[self.language_],
-            max_actions=ACTIONS[self.language_],
-            multiline=self.language_ == "python",
-        )
+        self.language = language or self.language
+        self.tasks = load(data, self.language)
+        self.domain_facts = FACTS[self.language]
+        self.max_actions = ACTIONS[self.language]
+        self.multiline = self.language == "python"
         self.shown = shown
         self._choose_split(split, quoting)
         self._items = {item.id: item for item in self.tasks.items}
@@ -97,7 +94,7 @@ class InterCodeEnv(TextEnv):
         """A fresh machine (or connection, or interpreter) for `options["task"]`. `seed` changes nothing: tasks are fixed."""
         task = task_of(options)
         if task.id not in self._items:
-            raise UserError(f"intercode: there is no {self.language_} task {task.id!r}")
+            raise UserError(f"intercode: there is no {self.language} task {task.id!r}")
         self.task, self.item, self._over = task, self._items[task.id], False
         observation = self._game.start(self.item)
         return visible(observation, self.shown), self._info(Result(observation))
@@ -136,7 +133,7 @@ class InterCodeEnv(TextEnv):
 
     def _privileged(self) -> PrivilegedState:
         assert self.item is not None
-        return privileged_state(self.item, self._game.gold_output(self.item), self.language_)
+        return privileged_state(self.domain, self.item, self._game.gold_output(self.item), self.language)
 
     def expert(self, kind: str, *, privilege: float = 0.5, seed: int = 0) -> Expert:
         """See `experts.py`."""
@@ -158,7 +155,7 @@ class SqlEnv(InterCodeEnv):
 
     domain = "intercode-sql"
     language = "sql"
-    max_actions = 15
+    max_actions = ACTIONS["sql"]
 
 
 class PythonEnv(InterCodeEnv):
@@ -169,15 +166,13 @@ class PythonEnv(InterCodeEnv):
     multiline = True
 
 
-def privileged_state(item: Item, output: str, language: Language) -> PrivilegedState:
+def privileged_state(domain: str, item: Item, output: str, language: Language) -> PrivilegedState:
     """The gold command and what it gives (LEAP, section 4.3)."""
-    shown = visible(output, 2000)
-    rendering = f"A {language} solution of the task:\n{item.gold}\nIts output:\n{shown}"
+    proof = f"Its output:\n{visible(output, 2000)}"
     if language == "python":
-        rendering = f"A solution of the task:\n{item.gold}\nThe tests it must pass:\n" + "\n".join(item.tests)
-    return PrivilegedState(
-        "intercode", item.id, rendering, secrets(item, output), {"gold": item.gold, "output": output}
-    )
+        proof = "The tests it must pass:\n" + "\n".join(item.tests)
+    rendering = f"A solution of the task in {NAMES[language]}:\n{item.gold}\n{proof}"
+    return PrivilegedState(domain, item.id, rendering, secrets(item, output), {"gold": item.gold, "output": output})
 
 
 def secrets(item: Item, output: str) -> tuple[str, ...]:

@@ -40,10 +40,10 @@ class WebShopEnv(TextEnv):
     """
 
     domain: ClassVar[str] = "webshop"
-    max_actions: ClassVar[int] = 15  # of a rollout (authors); evaluation: 30, set as eval_max_actions
-    threshold: ClassVar[float] = 0.0
-    score_scale: ClassVar[float] = 100.0
-    domain_facts: ClassVar[str] = (
+    max_actions = 15  # of a rollout (authors); evaluation: 30, set as eval_max_actions
+    threshold = 0.0
+    score_scale = 100.0
+    domain_facts = (
         "You shop on a web site. search[words] lists products; click[item - title] opens one; on its page click an option to "
         "select it, click[description] or click[features] to read more, click[< prev] to go back, and click[buy now] to buy, "
         "which ends the task. Choose the options that the instruction asks for before buying. Prices cannot be searched for. A "
