@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import Any
 
@@ -58,6 +59,7 @@ async def play(
                 new=new,
                 completion=completion.ids,
                 logprobs=completion.logprobs,
+                spelling=_spelling(parsed.action, info),
             )
         )
         observation = after
@@ -84,7 +86,7 @@ def demonstrate(env: TextEnv, task: Task, *, seed: int, max_actions: int, expert
         candidates = info["candidates"]
         after, _, terminated, truncated, info = env.step(advice.action)
         step = Step(observation, candidates, advice.reason, advice.action, info["valid"], info["score"])
-        steps.append(step)
+        steps.append(dataclasses.replace(step, spelling=_spelling(advice.action, info)))
         observation = after
         if terminated or truncated:
             finish = Finish.TERMINATED
@@ -120,6 +122,12 @@ def _episode(
         extra={name: float(value) for name, value in info.get("score_parts", {}).items()},
         **rest,
     )
+
+
+def _spelling(action: str, info: dict[str, Any]) -> str:
+    """The action as the environment spells it, "" where it does so as given."""
+    spelling = info.get("action", action) if action else ""
+    return spelling if spelling != action else ""
 
 
 async def _call(env: TextEnv, method: Any, *args: Any, **kwargs: Any) -> Any:

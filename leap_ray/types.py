@@ -89,7 +89,7 @@ class Step:
     observation: str
     candidates: tuple[str, ...]
     reason: str
-    action: str  # as given to the environment; "" if the completion did not parse
+    action: str  # as the student said it, and as given to the environment; "" if the completion did not parse
     valid: bool  # parsed, and accepted by the environment as an action it knows
     score: float  # the environment's score after this action
     text: str = ""  # the completion as text, for people
@@ -97,6 +97,12 @@ class Step:
     new: tuple[int, ...] = ()
     completion: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    spelling: str = ""  # `action` as the environment spells it; "" where that is `action` itself
+
+    @property
+    def canonical(self) -> str:
+        """The action in the environment's spelling: what is compared, and trained on."""
+        return self.spelling or self.action
 
 
 @dataclass(frozen=True, slots=True)

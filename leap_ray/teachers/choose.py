@@ -53,8 +53,8 @@ def choose(
         target = mistake or (verdict.outcome is Outcome.AGREED and (correct == "all" or left > 0))
         left = (recovery if correct == "mistakes+recovery" else 0) if mistake else max(0, left - 1)
         if mistake:
-            seen[(step.observation, step.action, verdict.action)] += 1
-            if repeats is not None and seen[(step.observation, step.action, verdict.action)] > repeats:
+            seen[(step.observation, step.canonical, verdict.action)] += 1
+            if repeats is not None and seen[(step.observation, step.canonical, verdict.action)] > repeats:
                 chosen.append(StepCorrection(t, Outcome.SKIPPED, detail=f"the same mistake more than {repeats} times"))
                 continue
         chosen.append(_target(t, verdict) if target else _word(t, verdict))

@@ -77,7 +77,7 @@ class SymbolicTeacher:
             raise UserError(f"demonstration of {episode.task.id!r}: {trouble}")
         steps = []
         for step, advice in zip(episode.steps, advices):
-            same = advice is not None and advice.action == step.action and bool(advice.reason)
+            same = advice is not None and advice.action == step.canonical and bool(advice.reason)
             steps.append(dataclasses.replace(step, reason=advice.reason) if advice and same else step)
         return dataclasses.replace(episode, steps=tuple(steps))
 
@@ -105,17 +105,18 @@ def judge(step: Step, advice: Advice | None) -> Verdict:
     if advice is None:
         return Verdict(Outcome.NO_PLAN)
     if is_agreed(step, advice):
-        return Verdict(Outcome.AGREED, advice.reason, step.action)
+        return Verdict(Outcome.AGREED, advice.reason, step.canonical)
     if fit(advice.action, step.candidates) is None:
         return Verdict(Outcome.UNAVAILABLE, detail=f"{advice.action!r} is none of the step's candidate actions")
-    if step.action == advice.action:
+    if step.canonical == advice.action:
         return Verdict(Outcome.UNAVAILABLE, detail=f"the environment did not accept {advice.action!r}")
     return Verdict(Outcome.CORRECTED, advice.reason, advice.action)
 
 
 def is_agreed(step: Step, advice: Advice) -> bool:
     """Whether the student's action was understood and is no mistake here."""
-    return bool(step.action) and step.valid and (step.action == advice.action or step.action in advice.acceptable)
+    own = step.canonical
+    return bool(own) and step.valid and (own == advice.action or own in advice.acceptable)
 
 
 def _explained(expert: Expert, advice: Advice | None, step: Step) -> Advice | None:
@@ -124,10 +125,10 @@ def _explained(expert: Expert, advice: Advice | None, step: Step) -> Advice | No
     An expert may offer `explain(action) -> str`; without it the student's own words stand, because the expert's reason
     argues for another action.
     """
-    if advice is None or step.action == advice.action or not is_agreed(step, advice):
+    if advice is None or step.canonical == advice.action or not is_agreed(step, advice):
         return advice
     explain = getattr(expert, "explain", None)
-    return dataclasses.replace(advice, reason=explain(step.action) if explain else step.reason)
+    return dataclasses.replace(advice, reason=explain(step.canonical) if explain else step.reason)
 
 
 def _difference(observation: str, step: Step) -> str:

@@ -89,7 +89,7 @@ class AlfworldEnv(TextEnv):
         command = normalise(action)
         valid = command in self.engine.admissible
         observation = self.engine.step(command)
-        return observation, self.score - before, self.engine.won, False, {**self._info(), "valid": valid}
+        return observation, self.score - before, self.engine.won, False, {**self._info(), "valid": valid, "action": command}
 
     @property
     def score(self) -> float:

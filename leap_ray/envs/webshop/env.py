@@ -122,6 +122,7 @@ class WebShopEnv(TextEnv):
         """Do an action. The reward is the purchase's, in 0…1; everything before it is worth 0."""
         session = self._session()
         already = session.bought is not None
+        spelling = (LeapShop(session) if self.leap else session).spelling(action)
         if self.leap:
             valid, text = LeapShop(session).visit(action, self.rich)
         else:
@@ -130,7 +131,7 @@ class WebShopEnv(TextEnv):
         self.steps += 1
         observation, info = self._seen(text)
         gained = info["score"] if not already else 0.0
-        return observation, gained, session.bought is not None, False, info | {"valid": valid}
+        return observation, gained, session.bought is not None, False, info | {"valid": valid, "action": spelling}
 
     def expert(self, kind: str, *, privilege: float = 0.5, seed: int = 0) -> Expert:
         """The demonstrator, or the teacher: 0 plain, 0.5 realizable, 1 names the example product; between, by chance per step."""

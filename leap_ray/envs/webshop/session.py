@@ -48,6 +48,11 @@ class Session:
         self._click(argument, click)
         return True
 
+    def spelling(self, action: str) -> str:
+        """The action as the session reads it: without what stands after it, in lower case."""
+        verb, argument = parse_action(action)
+        return f"{verb}[{argument.lower()}]" if verb in ("search", "click") and argument else action
+
     # ── what is seen ──
 
     @cached_property
