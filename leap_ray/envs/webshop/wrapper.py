@@ -64,8 +64,21 @@ class LeapShop:
         return self.session.catalogue.find(label.upper())
 
     def plain(self, action: str) -> str:
-        """The original shop's action: a product's title becomes its ASIN, of the last product with that title."""
+        """The original shop's action: a product's title becomes its ASIN.
+
+        Of several products with that title it is the last in the shop, as in LEAP, or else the last that can be clicked here.
+        """
         if not action.startswith(TITLE):
             return action
-        number = self.session.catalogue.by_title(action[len(TITLE) : -1])
-        return action if number is None else f"click[{self.session.catalogue.product(number).asin.lower()}]"
+        title, catalogue = action[len(TITLE) : -1], self.session.catalogue
+        number = catalogue.by_title(title)
+        if number is None:
+            return action
+        label = catalogue.product(number).asin.lower()
+        if label not in self.session.clickables:
+            label = next((here for here in reversed(self.session.clickables) if self._titled(here, title)), label)
+        return f"click[{label}]"
+
+    def _titled(self, label: str, title: str) -> bool:
+        number = self._product(label)
+        return number is not None and self.session.catalogue.product(number).title.lower() == title
