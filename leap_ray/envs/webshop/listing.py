@@ -1,7 +1,7 @@
 """Products by an exact text (their category, their query): what `search[<c> …]` and `search[<q> …]` list.
 
-Written once, when the catalogue is built; looked up by bisection. A list is read from the memory map page by page, so a category of
-half a million products opens as fast as an empty one.
+Written once, when the catalogue is built; looked up by bisection. A list is read from the memory map page by page, so a category
+of half a million products opens as fast as an empty one.
 """
 
 from __future__ import annotations
