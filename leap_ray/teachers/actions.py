@@ -10,7 +10,8 @@ from leap_ray.types import Step
 
 PLACEHOLDER = re.compile(r"<[^<>]+>")
 MARKUP = re.compile(r"[*`]+|(?<!\w)_{2,}|_{2,}(?!\w)")  # emphasis and code marks of Markdown
-AROUND = " \t\r\n.,;:!?()>-\"'\u2018\u2019\u201c\u201d\u00ab\u00bb"  # what may stand around an action in a sentence
+FENCE = re.compile(r"(```|`)(?:(?<=```)\w*\n)?([^`]+)\1")  # all of an answer as a piece of code
+AROUND = " \t\r\n.,;:!?()>_-\"'\u2018\u2019\u201c\u201d\u00ab\u00bb"  # what may stand around an action in a sentence
 
 
 def fit(action: str, candidates: Sequence[str]) -> str | None:
@@ -20,9 +21,9 @@ def fit(action: str, candidates: Sequence[str]) -> str | None:
     meant by the words as they stand, and one alone without them. Where there are no candidates, any action that says something
     fits.
     """
-    action = action.strip()
     if not candidates:
-        return action or None
+        return _unfenced(action) or None
+    action = action.strip()
     for plain in (_plain, _bare):
         if named := _named(action, candidates, plain):
             return named[0] if plain is _plain or len(named) == 1 else None
@@ -39,7 +40,8 @@ def meaning(action: str, step: Step) -> str | None:
     An action that the environment has read is known by what it was read as, also where it is not listed. Where actions are
     listed, case and spaces do not tell two of them apart.
     """
-    if step.valid and step.action and action.strip() in (step.action, step.canonical):
+    own = {_code(text) for text in (step.action, step.canonical)} if step.valid and step.action else set()
+    if _code(action) in own:
         return step.canonical
     meant = fit(action, step.candidates)
     if meant and step.valid and step.candidates and _plain(meant) == _plain(step.canonical):
@@ -56,6 +58,18 @@ def _named(action: str, candidates: Sequence[str], plain: Callable[[str], str]) 
     """The candidates without a placeholder that are this action, each once."""
     wanted = plain(action)
     return list(dict.fromkeys(c for c in candidates if plain(c) == wanted and not PLACEHOLDER.search(c)))
+
+
+def _code(text: str) -> str:
+    """An action without the marks of code around it, or the semicolon that may end a statement."""
+    return _unfenced(text).rstrip("; \t\r\n")
+
+
+def _unfenced(text: str) -> str:
+    """The text inside a fence or backticks that enclose all of it."""
+    text = text.strip()
+    found = FENCE.fullmatch(text)
+    return found[2].strip() if found else text
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,7 @@
 """What a student can know: a household pieced together from the observations of an episode, and nothing else.
 
-General knowledge (which things fit where, where they are usually kept) comes from the training inventories. What the task says and
-what the game offers count for more.
+General knowledge (which things fit where, where they are usually kept) comes from the training inventories. What the task says
+and what the game offers count for more.
 """
 
 from __future__ import annotations

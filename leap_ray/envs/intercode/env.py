@@ -14,6 +14,7 @@ from leap_ray.envs.intercode.data import Item, Language, Split, load
 from leap_ray.envs.intercode.experts import expert
 from leap_ray.envs.intercode.games import Game, Result, open_game, visible
 from leap_ray.envs.intercode.sandbox import SandboxError
+from leap_ray.envs.intercode.spelling import spelling
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
 from leap_ray.types import Task
@@ -110,7 +111,7 @@ class InterCodeEnv(TextEnv):
         self._over = result.over
         if self._over:
             self._game.stop()
-        info = self._info(result)
+        info = {**self._info(result), "action": spelling(action, self.language)}
         return visible(result.observation, self.shown), info["score"], result.over, False, info
 
     def _info(self, result: Result) -> dict[str, Any]:
