@@ -123,7 +123,7 @@ class Coordinator:
     # Stages ----------------------------------------------------------------------------------------------------------
 
     async def demonstrate(self) -> None:
-        """Iteration 0's data: expert episodes, those that failed left out and counted."""
+        """Iteration 0's data: expert episodes, those that failed or say what another seed's says left out and counted."""
         for domain in self.config.domains:
             stage = f"iter-0/demonstrations/{domain.name}"
             if self.run.result(stage):
@@ -136,7 +136,8 @@ class Coordinator:
             kept = [e for e in episodes if e.score > plan.threshold]
             if not kept:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
-            counts = {"kept": len(kept), **self._examples(stage, 0, [(e, None) for e in kept])}
+            repeated = len(plan.panel) * len(plan.seeds) - len(episodes)
+            counts = {"kept": len(kept), "repeated": repeated, **self._examples(stage, 0, [(e, None) for e in kept])}
             self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
 
