@@ -97,12 +97,7 @@ class Step:
     new: tuple[int, ...] = ()
     completion: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    spelling: str = ""  # `action` as the environment spells it; "" where that is `action` itself
-
-    @property
-    def canonical(self) -> str:
-        """The action in the environment's spelling: what is compared, and trained on."""
-        return self.spelling or self.action
+    spelling: str = ""  # `action` as the environment spells it, "" where it is no other: see `teachers.actions.canonical`
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from leap_ray.config import StudentConfig
 from leap_ray.policy import Prompter
+from leap_ray.teachers.actions import canonical
 from leap_ray.types import Correction, Episode, Example, Outcome
 
 
@@ -35,7 +36,7 @@ def from_correction(episode: Episode, correction: Correction, prompter: Prompter
         response = tuple(prompter.completion_ids(word.reason, word.action))
         step = episode.steps[word.t]
         said = prompter.closed(step.completion)
-        same = said == response or (step.valid and step.canonical == word.action)
+        same = said == response or (step.valid and canonical(step) == word.action)
         yield Example(
             id=f"{episode.id}/{word.t}",
             task=episode.task,

@@ -24,6 +24,8 @@ def fit(action: str, candidates: Sequence[str]) -> str | None:
     if not candidates:
         return _unfenced(action) or None
     action = action.strip()
+    if action in candidates and not PLACEHOLDER.search(action):
+        return action
     for plain in (_plain, _bare):
         if named := _named(action, candidates, plain):
             return named[0] if plain is _plain or len(named) == 1 else None
@@ -34,18 +36,28 @@ def fit(action: str, candidates: Sequence[str]) -> str | None:
     return None
 
 
+def canonical(step: Step) -> str:
+    """The student's action in the environment's spelling: what is compared, and trained on.
+
+    Where neither the environment nor the record says it, it is the candidate that the action means.
+    """
+    if step.spelling or not (step.valid and step.action and step.candidates):
+        return step.spelling or step.action
+    return fit(step.action, step.candidates) or step.action
+
+
 def meaning(action: str, step: Step) -> str | None:
     """What this action would be at the step, in the environment's spelling, or None if it is not available there.
 
     An action that the environment has read is known by what it was read as, also where it is not listed. Where actions are
     listed, case and spaces do not tell two of them apart.
     """
-    own = {_code(text) for text in (step.action, step.canonical)} if step.valid and step.action else set()
-    if _code(action) in own:
-        return step.canonical
+    own = canonical(step)
+    if step.valid and own and _code(action) in (_code(step.action), _code(own)):
+        return own
     meant = fit(action, step.candidates)
-    if meant and step.valid and step.candidates and _plain(meant) == _plain(step.canonical):
-        return step.canonical
+    if meant and step.valid and step.candidates and _plain(meant) == _plain(own):
+        return own
     return meant
 
 

@@ -17,7 +17,7 @@ from leap_ray.config import DomainConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState, traits_of
 from leap_ray.policy import Completer, Parsed, Prompter, View, parse
 from leap_ray.prompts import folder_hash, render
-from leap_ray.teachers.actions import meaning
+from leap_ray.teachers.actions import canonical, meaning
 from leap_ray.teachers.answers import Draft, Reading
 from leap_ray.teachers.choose import Verdict, choose
 from leap_ray.teachers.prompted import TELLING, AnnotationCheck, Check
@@ -154,7 +154,7 @@ class SelfTeacher:
 
     async def _why(self, episode: Episode, t: int, check: Check, action: str | None = None) -> str:
         """The reason for a given action, from what was seen; "" if none passes the check."""
-        action = episode.steps[t].canonical if action is None else action
+        action = canonical(episode.steps[t]) if action is None else action
         prompt = self.hindsight.with_last(episode, t, "why.j2", action=action)
         for attempt in range(TRIES):
             said = await self._say(episode, t, prompt, f"why/{attempt}")

@@ -28,7 +28,7 @@ class WebShopEnv(TextEnv):
 
     - `data`: "generated" (a small seeded shop, nothing to download), or the folder (or product file) of WebShop's data
     - `goals`: "synthetic", "human", or a file of goals; `goal_seed` draws prices and bounds (233: LEAP's)
-    - `observation`: "text_rich" or "text"; `wrapper`: "leap" (titles as actions, candidate actions, silent visits) or "plain"
+    - `observation`: "text_rich" or "text"; `wrapper`: "leap" (titles as actions, candidate actions) or "plain"
     - `split`: "official" (goals 0–499 test, 500–1499 eval, the rest train), "product_disjoint", or "auto": official for files,
       disjoint for the generated shop
     - `candidates`: past this many, LEAP offers 6 and a random 10, drawn from task, seed and step; null: all

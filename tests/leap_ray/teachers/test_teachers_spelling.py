@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from corridor import Corridor
 
 from leap_ray.config import DomainConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState, TextEnv, make_env
 from leap_ray.learning.examples import from_correction
 from leap_ray.policy import Prompter
 from leap_ray.rollout import demonstrate, play
-from leap_ray.teachers.actions import fit
+from leap_ray.teachers.actions import canonical, fit
 from leap_ray.teachers.answers import Draft, Reading
 from leap_ray.teachers.choose import Verdict, choose
 from leap_ray.teachers.constrained import ConstrainedTeacher
@@ -78,7 +79,7 @@ CASES = [
         ("webshop", {"products": 120, "wrapper": "plain"}, SHOP),
         ("intercode", {"language": "sql", **INTERCODE}, SQL),
         ("intercode", {"language": "bash", **INTERCODE}, CODE),
-        ("intercode", {"language": "python", **INTERCODE}, CODE),
+        ("intercode", {"language": "python", **INTERCODE}, {"blanks": CODE["blanks"]}),
         ("experiments.own_environment:Lockers", {}, {"itself": str}),
     )
     for how, spell in spellings.items()
@@ -132,11 +133,11 @@ async def test_right_steps_in_another_spelling_are_agreed_with(prompter: Prompte
         assert all("agreed" in (str(outcome), detail) for outcome, detail in outcomes), list(zip(outcomes, episode.steps))
         check = Check(episode, PrivilegedState(env.domain, task.id, ""), False)
         for t, (step, own) in enumerate(zip(episode.steps, shown.steps)):
-            for answer in (step.action, step.canonical, own.action):
+            for answer in (step.action, canonical(step), own.action):
                 verdict = check(Reading(drafts={t: Draft("So it is.", answer)}), (t,)).verdicts.get(t)
-                if name == "intercode" and answer == own.action != step.canonical:
+                if name == "intercode" and answer == own.action != canonical(step):
                     continue  # a text in words of its own: no list of actions says that it is the same
-                assert verdict == Verdict(Outcome.AGREED, "So it is.", step.canonical), (answer, step)
+                assert verdict == Verdict(Outcome.AGREED, "So it is.", canonical(step)), (answer, step)
         env.close()
     assert changed or name.endswith("Lockers")
 
@@ -194,7 +195,7 @@ async def test_teachers_that_are_the_student_compare_what_was_read(prompter: Pro
 
 
 def test_a_demonstrations_action_in_another_spelling_is_annotated():
-    for answer in ("Take mug 1 from desk 1.", MUG.action, MUG.canonical):
+    for answer in ("Take mug 1 from desk 1.", MUG.action, MUG.spelling):
         checked = AnnotationCheck(episode_of(MUG))(Reading(drafts={0: Draft("It is here.", answer)}), (0,))
         assert checked.verdicts[0].reason == "It is here."
 
@@ -219,5 +220,40 @@ def test_records_without_a_spelling_are_read():
     plain = json.loads(to_json(MUG))
     del plain["spelling"]
     old = from_json(Step, json.dumps(plain))
-    assert old.canonical == old.action == MUG.action
+    assert canonical(old) == MUG.spelling and not old.spelling
     assert from_json(Step, to_json(MUG)) == MUG
+
+
+class Lenient(Corridor):
+    """A corridor that reads actions without case and full stops, and does not say how it read them."""
+
+    def step(self, action: str):
+        return super().step(action.lower().rstrip("."))
+
+
+def test_an_environment_that_does_not_tell_how_it_read_an_action_is_understood_too():
+    """The candidate that an accepted action means stands for it: in environments of one's own, and in older records."""
+    env = Lenient()
+    actions = ["Go to drawer 2.", "TAKE COIN 1", "Leave."]
+    observation, info = env.reset(options={"task": env.panel("train").tasks[3]})
+    steps = []
+    for action in actions:
+        before, candidates = observation, info["candidates"]
+        observation, *_, info = env.step(action)
+        steps.append(Step(before, candidates, "I try.", action, info["valid"], info["score"]))
+    episode = dataclasses.replace(episode_of(*steps), task=env.task)
+    correction = SymbolicTeacher(Lenient(), correct="all").correct_now(episode)
+    assert [(s.detail, s.action) for s in correction.steps] == [
+        ("agreed", "go to drawer 2"), ("agreed", "take coin 1"), ("agreed", "leave")
+    ]  # fmt: skip
+    check = Check(episode, PrivilegedState("corridor", "3", ""), False)
+    assert check(Reading(drafts={0: Draft("Why.", "Go to drawer 2.")}), (0,)).verdicts[0].outcome is Outcome.AGREED
+
+
+@pytest.mark.parametrize("spelling", HOUSEHOLD)
+def test_a_record_that_lacks_the_spelling_is_judged_by_the_replay(spelling: str):
+    env, teacher = (make_env("households", {"sizes": [1]}) for _ in range(2))
+    shown = demonstrate(env, env.panel("train").tasks[1], seed=0, max_actions=20)
+    steps = [dataclasses.replace(step, action=HOUSEHOLD[spelling](step.action)) for step in shown.steps]
+    correction = SymbolicTeacher(teacher, correct="mistakes").correct_now(dataclasses.replace(shown, steps=tuple(steps)))
+    assert {step.outcome for step in correction.steps} == {Outcome.AGREED}
