@@ -97,7 +97,7 @@ class Step:
     new: tuple[int, ...] = ()
     completion: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    spelling: str = ""  # `action` as the environment spells it, "" where it is no other: see `teachers.actions.canonical`
+    spelling: str = ""  # `action` as the environment spells it, if otherwise (see `teachers.actions.canonical`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ class SymbolicTeacher:
             expert = self.env.expert(kind, privilege=privilege, seed=seed)
             for t, step in enumerate(episode.steps):
                 if observation != step.observation:
-                    return words, read, f"the replay differs from the record at step {t}: {_difference(observation, step)}"
+                    trouble = f"the replay differs from the record at step {t}: {_difference(observation, step)}"
+                    return words, read, trouble
                 words.append(_explained(expert, expert.advise(), step))
                 read.append(step)
                 observation, _, _, _, info = self.env.step(step.action)

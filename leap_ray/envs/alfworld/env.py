@@ -89,7 +89,8 @@ class AlfworldEnv(TextEnv):
         command = normalise(action)
         valid = command in self.engine.admissible
         observation = self.engine.step(command)
-        return observation, self.score - before, self.engine.won, False, {**self._info(), "valid": valid, "action": command}
+        info = {**self._info(), "valid": valid, "action": command}
+        return observation, self.score - before, self.engine.won, False, info
 
     @property
     def score(self) -> float:

@@ -57,4 +57,6 @@ class Alike(frozenset[str]):
         return made
 
     def __contains__(self, action: object) -> bool:
-        return super().__contains__(action) or (isinstance(action, str) and folded(action, self.language) in self._folded)
+        if super().__contains__(action):
+            return True
+        return isinstance(action, str) and folded(action, self.language) in self._folded

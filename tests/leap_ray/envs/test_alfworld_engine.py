@@ -340,7 +340,15 @@ def test_an_expression_is_attributes_and_texts(program):
 def test_expressions_say_what_they_say_in_python():
     infos = {"r": EntityInfo("r_1", "receptacle"), "o": EntityInfo("o_1", "object")}
     infos["r"].name, infos["o"].name, infos["o"].indefinite = "drawer 1", "", "an"
-    for text in ("r.name", " r.name ", "r", "o.indefinite + ' ' + r.name", "o.name or o.id", 'r.name or o.id', "r.name+\"!\""):
+    for text in (
+        "r.name",
+        " r.name ",
+        "r",
+        "o.indefinite + ' ' + r.name",
+        "o.name or o.id",
+        "r.name or o.id",
+        'r.name+"!"',
+    ):
         assert Expression.read(text).value(infos) == str(eval(text.strip(), {}, infos)), text
 
 
@@ -354,7 +362,11 @@ def test_a_program_in_the_task_line_is_not_run(households, cache, tmp_path):
 
 
 def test_a_broken_grammar_is_one_sentence(households, cache):
-    for old, new in [("grammar ::", "grammar :"), ('"rhs": "TODO"', '"rhs": "TODO'), ("holds(a:agent,", "holds((a:agent,")]:
+    for old, new in [
+        ("grammar ::", "grammar :"),
+        ('"rhs": "TODO"', '"rhs": "TODO'),
+        ("holds(a:agent,", "holds((a:agent,"),
+    ]:
         grammar = households[0].game["grammar"].replace(old, new)
         assert grammar != households[0].game["grammar"]
         with pytest.raises(UserError, match="cannot be read"):

@@ -556,7 +556,9 @@ def test_a_sink_cleans_as_well_as_its_basin():
 
 def test_a_thing_is_carried_to_each_kind_of_place_once_where_the_tables_know_none():
     belief = Belief(Goal("place", "mug", "desk"))
-    belief.see("You are in the middle of a room. Looking quickly around you, you see a desk 1, a hammock 1, and a hammock 2.")
+    belief.see(
+        "You are in the middle of a room. Looking quickly around you, you see a desk 1, a hammock 1, and a hammock 2."
+    )
     belief.see("You arrive at hammock 1. On the hammock 1, you see a gizmo 1.", ("examine hammock 1",))
     belief.see("You pick up the gizmo 1 from the hammock 1.", ("examine hammock 1", "examine gizmo 1", "go to desk 1"))
     assert not belief.takes("hammock 2", "gizmo 1") and belief.takes("desk 1", "gizmo 1")

@@ -347,7 +347,19 @@ def paging(env: WebShopEnv, task: Task, rng: random.Random, steps: int) -> None:
     codes = [product.asin.lower() for product in itertools.islice(env.catalogue, 40)]
     titles = [f"item - {product.title.lower()}" for product in itertools.islice(env.catalogue, 40)]
     turns = ["next >", "next >", "< prev", "back to search", "description", "features", "reviews", "attributes"]
-    words = ["black", "dress", "search_results", "item_page", "item_sub_page", "done", "<c>", "<q>", "garden", "case", "the"]
+    words = [
+        "black",
+        "dress",
+        "search_results",
+        "item_page",
+        "item_sub_page",
+        "done",
+        "<c>",
+        "<q>",
+        "garden",
+        "case",
+        "the",
+    ]
     for _ in range(steps):
         check_page(env, observation, info)
         assert env.session is not None
@@ -424,7 +436,9 @@ def test_labels_with_brackets_can_be_clicked(tmp_path: Path) -> None:
         observation, *_, info = env.step("search[oak frame]")
         opening = "click[item - oak frame]" if wrapper == "leap" else "click[b000000000]"
         observation, *_, info = env.step(opening)
-        assert {f"click[{label}]" for label in labels[:-1]} <= set(info["candidates"]) and "click[]" not in info["candidates"]
+        assert {f"click[{label}]" for label in labels[:-1]} <= set(info["candidates"]) and "click[]" not in info[
+            "candidates"
+        ]
         check_page(env, observation, info)
         for label in labels[:-1]:
             observation, *_, info = env.step(f"click[{label}]")

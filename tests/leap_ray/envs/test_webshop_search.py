@@ -177,7 +177,9 @@ def walked(catalogue: Catalogue, search: str) -> tuple[int, ...] | None:
 def test_categories_and_queries_are_listed_as_by_walking_the_shop(real_shop: Catalogue) -> None:
     products = list(real_shop)
     categories, queries = {p.category for p in products}, {p.query for p in products}
-    searches = [f"<c> {text}" for text in (*categories, "beauty ", "Beauty", "beaut", "beautyy", "", "\u00e9", "beauty x")]
+    searches = [
+        f"<c> {text}" for text in (*categories, "beauty ", "Beauty", "beaut", "beautyy", "", "\u00e9", "beauty x")
+    ]
     searches += [f"<q> {text}" for text in (*queries, "", " ", "x" * 3000, "men's", "\u00e9\u00e8")]
     for search in [*searches, "<c>", "<q>", "<r>", "<r> x", "<a>", "<a> x"]:
         session = Session(real_shop, real_shop.goals[0], real_shop.goals.product_at(0), "0")

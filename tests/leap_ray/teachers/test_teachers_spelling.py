@@ -42,7 +42,9 @@ INTERCODE = {"data": "embedded", "base": "host"}
 
 def in_brackets(change: Spell) -> Spell:
     """Change what stands in the brackets of `click[…]`; an item's title is known by its own letters only."""
-    return lambda a: a if a.startswith("click[item - ") else f"{a[: a.index('[') + 1]}{change(a[a.index('[') + 1 : -1])}]"
+    return lambda a: (
+        a if a.startswith("click[item - ") else f"{a[: a.index('[') + 1]}{change(a[a.index('[') + 1 : -1])}]"
+    )
 
 
 HOUSEHOLD: dict[str, Spell] = {
@@ -115,7 +117,9 @@ async def said(env: TextEnv, task: Task, prompter: Prompter, actions: list[str])
 
 
 @pytest.mark.parametrize(("name", "settings", "spell"), CASES)
-async def test_right_steps_in_another_spelling_are_agreed_with(prompter: Prompter, name: str, settings: Any, spell: Spell):
+async def test_right_steps_in_another_spelling_are_agreed_with(
+    prompter: Prompter, name: str, settings: Any, spell: Spell
+):
     if settings.get("language") in ("bash", "python") and not shutil.which("bwrap"):
         pytest.skip("bubblewrap is not installed: apt-get install bubblewrap")
     env = make_env(name, settings)
@@ -130,7 +134,9 @@ async def test_right_steps_in_another_spelling_are_agreed_with(prompter: Prompte
         assert episode.success == shown.success and len(episode.steps) == len(shown.steps)
         correction = teacher.correct_now(episode)
         outcomes = [(s.outcome, s.detail) for s in correction.steps]
-        assert all("agreed" in (str(outcome), detail) for outcome, detail in outcomes), list(zip(outcomes, episode.steps))
+        assert all("agreed" in (str(outcome), detail) for outcome, detail in outcomes), list(
+            zip(outcomes, episode.steps)
+        )
         check = Check(episode, PrivilegedState(env.domain, task.id, ""), False)
         for t, (step, own) in enumerate(zip(episode.steps, shown.steps)):
             for answer in (step.action, canonical(step), own.action):
@@ -171,7 +177,13 @@ def test_code_is_read_without_the_marks_around_it_and_otherwise_as_it_is():
 def episode_of(*steps: Step) -> Episode:
     plain = {"score": 0.0, "success": False, "finish": "max actions", "seed": 0, "policy": "base"}
     task = {"domain": "households", "id": "0", "panel": "train"}
-    body = {"task": task, "instruction": "", "steps": [dataclasses.asdict(s) for s in steps], "final_observation": "", **plain}
+    body = {
+        "task": task,
+        "instruction": "",
+        "steps": [dataclasses.asdict(s) for s in steps],
+        "final_observation": "",
+        **plain,
+    }
     return from_json(Episode, json.dumps(body))
 
 
@@ -255,5 +267,7 @@ def test_a_record_that_lacks_the_spelling_is_judged_by_the_replay(spelling: str)
     env, teacher = (make_env("households", {"sizes": [1]}) for _ in range(2))
     shown = demonstrate(env, env.panel("train").tasks[1], seed=0, max_actions=20)
     steps = [dataclasses.replace(step, action=HOUSEHOLD[spelling](step.action)) for step in shown.steps]
-    correction = SymbolicTeacher(teacher, correct="mistakes").correct_now(dataclasses.replace(shown, steps=tuple(steps)))
+    correction = SymbolicTeacher(teacher, correct="mistakes").correct_now(
+        dataclasses.replace(shown, steps=tuple(steps))
+    )
     assert {step.outcome for step in correction.steps} == {Outcome.AGREED}
