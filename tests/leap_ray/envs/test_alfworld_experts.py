@@ -500,7 +500,7 @@ def unheard_of(engine: AlfworldEngine, kind: str, seed: int, what: str) -> bool:
         kinds[house.target] = "Gizmo"
     if what == "elsewhere":
         accepts = {p: {"Gadget"} for p in accepts}
-        accepts[rng.choice(sorted(used))] |= {t.kind for t in house.things}
+        accepts.setdefault(rng.choice(sorted(used)), set()).update(t.kind for t in house.things)
     traits = {**tables.traits, **{new: tables.traits.get(old, ()) for old, new in kinds.items()}}
     for old, new in kinds.items():
         accepts[new] = accepts.get(new, set()) | accepts.get(old, set())
