@@ -18,7 +18,6 @@ from leap_ray.envs.intercode.python_tasks import function_name
 from leap_ray.envs.intercode.spelling import Alike
 from leap_ray.errors import UserError
 
-LANGUAGES: dict[type, Language] = {BashGame: "bash", SqlGame: "sql", PythonGame: "python"}
 PERFECT = 1.0 - 1e-9
 REVEALS_FROM = 1.0  # privilege from which reasons may name the gold command
 # Commands that change something, or draw on their input twice: no pipeline that holds one is shown in parts.
@@ -74,7 +73,6 @@ class GoldExpert:
 
     def __init__(self, item: Item, game: Game, reveals: bool = False) -> None:
         self.item, self.game, self.reveals = item, game, reveals
-        self.language = LANGUAGES[type(game)]
         plans: dict[type, Callable[[Item], list[str]]] = {
             BashGame: bash_plan,
             SqlGame: sql_plan,
@@ -85,9 +83,10 @@ class GoldExpert:
     def advise(self) -> Advice | None:
         if self.game.actions and self.game.standing() >= PERFECT:
             return self._advice(self._submission(), INTENTS[0][1])
-        done = Alike.of(self.game.actions, self.language)
+        language = language_of(self.game)
+        done = Alike.of(self.game.actions, language)
         gold = self.plan[-1]
-        if gold in Alike.of(self.game.actions[-1:], self.language):  # the last word already: there is nothing better
+        if gold in Alike.of(self.game.actions[-1:], language):  # the last word already: there is nothing better
             return self._advice(self._submission(), INTENTS[0][1])
         left = [part for part in self.plan[:-1] if part not in done]
         action = left[0] if left and gold not in done else gold
@@ -103,7 +102,12 @@ class GoldExpert:
         acceptable = {action}
         if not action.startswith(SUBMIT):  # a step ahead of the plan is no mistake
             acceptable |= set(self.plan)
-        return Advice(action, reason, Alike.of(acceptable, self.language))
+        return Advice(action, reason, Alike.of(acceptable, language_of(self.game)))
+
+
+def language_of(game: Game) -> Language:
+    """The language of the game's actions."""
+    return "sql" if isinstance(game, SqlGame) else "python" if isinstance(game, PythonGame) else "bash"
 
 
 def bash_plan(item: Item) -> list[str]:
@@ -181,7 +185,7 @@ class PlainExpert:
         self.item, self.game = item, game
 
     def advise(self) -> Advice | None:
-        language = LANGUAGES[type(self.game)]
+        language = language_of(self.game)
         done = Alike.of(self.game.actions, language)
         plan = self._plan()
         left = [action for action in plan if action not in done]
