@@ -27,7 +27,7 @@ from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from actors.threads import in_thread
 from leap_ray.config import DomainConfig, RunConfig
-from leap_ray.envs.base import load_domain, make_env
+from leap_ray.envs.base import Traits, make_env
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
@@ -66,6 +66,7 @@ class Coordinator:
         self.student: Any = None  # StudentPool
         self.pools: dict[str, EnvironmentPool] = {}
         self.panels: dict[tuple[str, str], Panel] = {}
+        self.traits: dict[str, Traits] = {}
         self.teacher: Any = None
         self._serving = BASE
         self._iteration = -1
@@ -79,6 +80,7 @@ class Coordinator:
         for domain in config.domains:
             self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
             env = make_env(domain.name, domain.settings)
+            self.traits[domain.name] = Traits.of(env)
             for name in {domain.train_panel, domain.eval_panel}:
                 self.panels[domain.name, name] = env.resolve_panel(name)
             env.close()
@@ -129,7 +131,7 @@ class Coordinator:
     # Stages ----------------------------------------------------------------------------------------------------------
 
     async def demonstrate(self) -> None:
-        """Iteration 0's data: expert episodes, those that failed left out and counted."""
+        """Iteration 0's data: expert episodes, those that failed or say what another seed's says left out and counted."""
         for domain in self.config.domains:
             stage = f"iter-0/demonstrations/{domain.name}"
             if self.run.result(stage):
@@ -142,7 +144,8 @@ class Coordinator:
             kept = [e for e in episodes if e.score > plan.threshold]
             if not kept:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
-            counts = {"kept": len(kept), **self._examples(stage, 0, [(e, None) for e in kept])}
+            repeated = len(plan.panel) * len(plan.seeds) - len(episodes)
+            counts = {"kept": len(kept), "repeated": repeated, **self._examples(stage, 0, [(e, None) for e in kept])}
             self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
 
@@ -276,14 +279,14 @@ class Coordinator:
 
     def plan(self, domain: DomainConfig, panel: Panel, seeds: tuple[int, ...], evaluating: bool = True) -> gather.Plan:
         """How a panel of this domain is played."""
-        env = load_domain(domain.name)
-        actions = domain.max_actions or env.max_actions
+        traits = self.traits[domain.name]
+        actions = domain.max_actions or traits.max_actions
         return gather.Plan(
             pool=self.pools[domain.name],
             panel=panel,
             seeds=seeds,
             max_actions=(domain.eval_max_actions or actions) if evaluating else actions,
-            threshold=env.threshold if domain.threshold is None else domain.threshold,
+            threshold=traits.threshold if domain.threshold is None else domain.threshold,
         )
 
     def _chosen(self, domain: DomainConfig, panel: str, count: int | None, iteration: int, use: str) -> Panel:
@@ -332,7 +335,7 @@ class Coordinator:
         for kind in records:
             kind.to_parquet()
             kind.close()
-        result = {**result, "score_scale": load_domain(domain.name).score_scale}
+        result = {**result, "score_scale": self.traits[domain.name].score_scale}
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
         self.run.finish(stage, result)  # last: a crash in between writes the figures twice rather than never
 

@@ -20,7 +20,7 @@ from ray.util.metrics import Counter, Gauge
 
 from actors.placement import ENVIRONMENT, place, soon, unwrap
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
-from leap_ray.envs.base import PrivilegedState, TextEnv, load_domain, make_env
+from leap_ray.envs.base import PrivilegedState, TextEnv, make_env
 from leap_ray.errors import UserError
 from leap_ray.policy import Completer, Prompter, tokenize
 from leap_ray.rollout import demonstrate, play
@@ -69,7 +69,6 @@ class EnvironmentActor:
 
     def __init__(self, domain: DomainConfig, prompts: PromptSettings, student: Completer | None) -> None:
         self._make = lambda: make_env(domain.name, domain.settings)
-        self._facts = load_domain(domain.name).domain_facts
         self._student = student
         self._prompter = prompts.load()
         self._free: list[TextEnv] = []
@@ -112,7 +111,8 @@ class EnvironmentActor:
 
     async def tokenize(self, episode: Episode) -> Episode:
         """The demonstration with the tokens a student would have seen and said."""
-        return await asyncio.to_thread(tokenize, episode, self._prompter, self._facts)
+        async with self._environment() as env:
+            return await asyncio.to_thread(tokenize, episode, self._prompter, env.domain_facts)
 
     async def privileged(self, task: Task) -> PrivilegedState:
         """Privileged state of a training task; raises PrivilegeError for any other."""

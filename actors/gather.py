@@ -14,7 +14,7 @@ from leap_ray.journal import Records
 from leap_ray.progress import Stage
 from leap_ray.tasks import Panel
 from leap_ray.teachers.constrained import kl_used
-from leap_ray.types import Correction, Episode, Outcome, Sampling, episode_id
+from leap_ray.types import Correction, Episode, Outcome, Sampling, Task, digest, episode_id
 
 T = TypeVar("T")
 
@@ -60,18 +60,30 @@ async def play_all(plan: Plan, attempts: Sequence[Attempt], episodes: Records[Ep
 
 
 async def demonstrate_all(plan: Plan, episodes: Records[Episode], teacher: Any, annotate: bool, stage: Stage) -> None:
-    """Expert episodes of every task, their reasons written by the teacher if `annotate`, tokenised."""
+    """Expert episodes of every task, their reasons written by the teacher if `annotate`, tokenised.
 
-    async def one(item: tuple[Any, int]) -> None:
-        task, seed = item
-        if episode_id(task, seed, "expert:demonstrator") not in episodes:
-            episode = await plan.pool.demonstrate(task, seed, plan.max_actions)
-            if annotate:
-                episode = await teacher.annotate.remote(episode)
-            episodes.append(await plan.pool.tokenize(episode))
-        stage.advance(note=success_note(episodes))
+    An expert that no seed makes act otherwise gives one demonstration of a task, whatever the number of seeds.
+    """
 
-    await all_of([(task, seed) for seed in plan.seeds for task in plan.panel.tasks], one)
+    async def one(task: Task) -> None:
+        contents: set[str] = set()
+        for seed in plan.seeds:
+            key = episode_id(task, seed, "expert:demonstrator")
+            episode = episodes.by_key.get(key) or await plan.pool.demonstrate(task, seed, plan.max_actions)
+            content = _content(episode, annotate)
+            if key not in episodes and content not in contents:
+                if annotate:
+                    episode = await teacher.annotate.remote(episode)
+                episodes.append(await plan.pool.tokenize(episode))
+            contents.add(content)
+            stage.advance(note=success_note(episodes))
+
+    await all_of(plan.panel.tasks, one)
+
+
+def _content(episode: Episode, annotate: bool) -> str:
+    """Names what a demonstration teaches; the expert's own reasons are no part of it where the teacher writes others."""
+    return digest([(s.observation, s.candidates, s.action, "" if annotate else s.reason) for s in episode.steps])
 
 
 async def correct_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import Any
 
@@ -60,6 +61,7 @@ async def play(
                 new=new,
                 completion=completion.ids,
                 logprobs=completion.logprobs,
+                spelling=_spelling(parsed.action, info),
             )
         )
         observation = after
@@ -87,7 +89,7 @@ def demonstrate(env: TextEnv, task: Task, *, seed: int, max_actions: int, expert
         after, _, terminated, truncated, info = env.step(advice.action)
         after, info = _in_unicode(after, info)
         step = Step(observation, candidates, advice.reason, advice.action, info["valid"], info["score"])
-        steps.append(step)
+        steps.append(dataclasses.replace(step, spelling=_spelling(advice.action, info)))
         observation = after
         if terminated or truncated:
             finish = Finish.TERMINATED
@@ -131,6 +133,12 @@ def _in_unicode(observation: str, info: dict[str, Any]) -> tuple[str, dict[str, 
     if "instruction" in info:
         said["instruction"] = unicode_text(info["instruction"])
     return unicode_text(observation), {**info, **said}
+
+
+def _spelling(action: str, info: dict[str, Any]) -> str:
+    """The action as the environment spells it, "" where it does so as given."""
+    spelling = info.get("action", action) if action else ""
+    return spelling if spelling != action else ""
 
 
 async def _call(env: TextEnv, method: Any, *args: Any, **kwargs: Any) -> Any:

@@ -89,7 +89,7 @@ class Step:
     observation: str
     candidates: tuple[str, ...]
     reason: str
-    action: str  # as given to the environment; "" if the completion did not parse
+    action: str  # as the student said it, and as given to the environment; "" if the completion did not parse
     valid: bool  # parsed, and accepted by the environment as an action it knows
     score: float  # the environment's score after this action
     text: str = ""  # the completion as text, for people
@@ -97,6 +97,7 @@ class Step:
     new: tuple[int, ...] = ()
     completion: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    spelling: str = ""  # `action` as the environment spells it, if otherwise (see `teachers.actions.canonical`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ def stumble(env: TextEnv, task: Task, *, steps: int, slips: float, seed: int = 0
             reason, action = SLIP, rng.choice(info["candidates"])
         candidates, instruction = info["candidates"], info["instruction"]
         after, _, ended, cut, info = env.step(action)
-        made.append(Step(observation, candidates, reason, action, info["valid"], info["score"]))
+        made.append(
+            Step(observation, candidates, reason, action, info["valid"], info["score"], spelling=info.get("action", ""))
+        )
         observation, done = after, ended or cut
     return Episode(
         task, seed, "stumbler", instruction, tuple(made), observation, float(info["score"]), bool(info["success"]),

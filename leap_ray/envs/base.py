@@ -10,16 +10,19 @@ from __future__ import annotations
 import importlib
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import gymnasium
 
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
 from leap_ray.types import Task
+
+if TYPE_CHECKING:
+    from leap_ray.config import DomainConfig
 
 DOMAINS = {
     "alfworld": "leap_ray.envs.alfworld.env:AlfworldEnv",
@@ -93,19 +96,22 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     - `score` (float): of the episode so far; `success` (bool)
     - `valid` (bool, after `step`): whether the action was one the environment knows here
     - `score_parts` (dict[str, float], optional): the score's components, for the domain's tables
+    - `action` (str, after `step`, optional): the action in the environment's own spelling, as it would stand among the
+      candidates ("go to desk 1" for "Go to desk 1."); the action itself if left out
 
     An unknown action is never an exception: it changes nothing and comes back with `valid=False`.
+
+    The attributes below may be set on the class or, where settings decide, on the instance: they are read from an instance made
+    with the run's settings.
     """
 
     domain: ClassVar[str]
     train_panels: ClassVar[frozenset[str]] = frozenset({"train"})
-    threshold: ClassVar[float] = 0.0  # an episode failed if its score is at or below this (paper, section 4)
-    max_actions: ClassVar[int] = 20  # of a rollout, unless the configuration says otherwise
-    score_scale: ClassVar[float] = 100.0  # tables show score × this
-    domain_facts: ClassVar[str] = ""  # a few sentences about the domain, for prompts
-    multiline: ClassVar[bool] = (
-        False  # True where an action may have several lines (programs); else its first line counts
-    )
+    threshold: float = 0.0  # an episode failed if its score is at or below this (paper, section 4)
+    max_actions: int = 20  # of a rollout, unless the configuration says otherwise
+    score_scale: float = 100.0  # tables show score × this
+    domain_facts: str = ""  # a few sentences about the domain, for prompts
+    multiline: bool = False  # True where an action may have several lines (programs); else its first line counts
     blocking: ClassVar[bool] = False  # True where a step may wait (a subprocess): played on a thread
     # Settings that are files or folders, each with the values that are not: they are made absolute, as actors work elsewhere.
     path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -167,6 +173,22 @@ class TextEnv(gymnasium.Env[str, str], ABC):
         raise UserError(f"{self.domain} has no {kind!r} expert: write expert() in {type(self).__name__}")
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a domain says of itself, once its settings are known. The fields are `TextEnv`'s attributes of the same names."""
+
+    domain: str
+    domain_facts: str
+    multiline: bool
+    max_actions: int
+    threshold: float
+    score_scale: float
+
+    @classmethod
+    def of(cls, env: TextEnv) -> Traits:
+        return cls(**{field.name: getattr(env, field.name) for field in fields(cls)})
+
+
 def task_of(options: Mapping[str, Any] | None) -> Task:
     """The task that a `reset` was given. Raises UserError if there is none."""
     task = (options or {}).get("task")
@@ -199,3 +221,17 @@ def make_env(name: str, settings: Mapping[str, Any]) -> TextEnv:
         return cls(**settings)
     except TypeError as error:
         raise UserError(f"domain {name!r}: settings: {error}") from None
+
+
+def read_traits(domain: DomainConfig) -> Traits:
+    """The domain's traits under its settings, from an environment made with them. Raises UserError as `make_env` does."""
+    env = make_env(domain.name, domain.settings)
+    try:
+        return Traits.of(env)
+    finally:
+        env.close()
+
+
+def traits_of(domains: Iterable[DomainConfig]) -> dict[str, Traits]:
+    """Each domain's traits, by the domain's name in tasks."""
+    return {traits.domain: traits for traits in map(read_traits, domains)}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from leap_ray.config import StudentConfig
 from leap_ray.policy import Prompter
+from leap_ray.teachers.actions import canonical
 from leap_ray.types import Correction, Episode, Example, Outcome
 
 
@@ -25,19 +26,24 @@ def from_demonstration(episode: Episode, iteration: int = 0) -> Iterator[Example
 
 
 def from_correction(episode: Episode, correction: Correction, prompter: Prompter, iteration: int) -> Iterator[Example]:
-    """One example per corrected step. What the student itself said there is kept as `rejected`, for preferences."""
+    """One example per corrected step. What the student itself said there is kept as `rejected`, for preferences.
+
+    A step whose action the teacher kept has no `rejected`: two answers that do the same are no preference.
+    """
     for word in correction.steps:
         if word.outcome is not Outcome.CORRECTED:
             continue
         response = tuple(prompter.completion_ids(word.reason, word.action))
-        said = prompter.closed(episode.steps[word.t].completion)
+        step = episode.steps[word.t]
+        said = prompter.closed(step.completion)
+        same = said == response or (step.valid and canonical(step) == word.action)
         yield Example(
             id=f"{episode.id}/{word.t}",
             task=episode.task,
             iteration=iteration,
             prompt=tuple(episode.prompt_ids(word.t)),
             response=response,
-            rejected=said if said != response else (),
+            rejected=() if same else said,
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leap_ray.config import DomainConfig, StudentConfig, TeacherConfig
-from leap_ray.envs.base import PrivilegedState, load_domain, make_env
+from leap_ray.envs.base import PrivilegedState, make_env, traits_of
 from leap_ray.errors import UserError
 from leap_ray.teachers.base import Teacher
 from leap_ray.teachers.symbolic import SymbolicTeacher
@@ -62,7 +62,8 @@ def build_teacher(
         from leap_ray.teachers.prompted import PromptedTeacher
         from leap_ray.teachers.sender import SenderClient
 
-        return PromptedTeacher(SenderClient(config, folder), config, domain_facts(domains))
+        facts = {name: traits.domain_facts for name, traits in traits_of(domains).items()}
+        return PromptedTeacher(SenderClient(config, folder), config, facts)
     if student is None or student_config is None:
         raise UserError(f"teacher.kind {config.kind!r} needs the student's server")
     from leap_ray.teachers.constrained import ConstrainedTeacher
@@ -110,12 +111,6 @@ def check_teacher(config: TeacherConfig) -> None:
             raise UserError(f"teacher.max_tokens: {config.max_tokens} is above {STREAMING}, the most of a live call")
     if config.kind == "openai" and config.mode == "batch":
         raise UserError("teacher.mode: batch is for kind claude; an OpenAI-compatible server is asked live")
-
-
-def domain_facts(domains: Sequence[DomainConfig]) -> dict[str, str]:
-    """Each domain's few sentences for prompts, by the domain's name in tasks."""
-    classes = [load_domain(domain.name) for domain in domains]
-    return {cls.domain: cls.domain_facts for cls in classes}
 
 
 def load_prompter(config: StudentConfig) -> Any:

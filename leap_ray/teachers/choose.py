@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from leap_ray.teachers.actions import canonical
 from leap_ray.types import Outcome, Step, StepCorrection
 
 Correct = Literal["all", "mistakes", "mistakes+recovery"]
@@ -53,8 +54,8 @@ def choose(
         target = mistake or (verdict.outcome is Outcome.AGREED and (correct == "all" or left > 0))
         left = (recovery if correct == "mistakes+recovery" else 0) if mistake else max(0, left - 1)
         if mistake:
-            seen[(step.observation, step.action, verdict.action)] += 1
-            if repeats is not None and seen[(step.observation, step.action, verdict.action)] > repeats:
+            seen[(step.observation, canonical(step), verdict.action)] += 1
+            if repeats is not None and seen[(step.observation, canonical(step), verdict.action)] > repeats:
                 chosen.append(StepCorrection(t, Outcome.SKIPPED, detail=f"the same mistake more than {repeats} times"))
                 continue
         chosen.append(_target(t, verdict) if target else _word(t, verdict))

@@ -17,7 +17,7 @@ import numpy as np
 
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.policy import Completer, Prompter
-from leap_ray.teachers.actions import has_placeholders
+from leap_ray.teachers.actions import canonical, has_placeholders
 from leap_ray.teachers.choose import Verdict
 from leap_ray.teachers.mixture import Array, Gap, Mixture, constrained, gap, normalised
 from leap_ray.teachers.prompted import Check
@@ -75,11 +75,11 @@ class ConstrainedTeacher(SelfTeacher):
         action = actions[self._choice(mixture, episode, t)]
         detail = f"KL {mixture.kl:.6g} nats, beta {mixture.beta:.4g}, probability {mixture.probabilities.max():.3g}"
         step = episode.steps[t]
-        agreed = action == step.action and step.valid
+        agreed = action == canonical(step) and step.valid
         reason = step.reason if agreed and step.reason else await self._why(episode, t, check, action)
         if not reason:
             return Verdict(Outcome.UNPARSED, detail=f"{detail}; no usable reason was given for {action!r}")
-        if action == step.action and not step.valid:
+        if action == canonical(step) and not step.valid:
             return Verdict(Outcome.UNAVAILABLE, detail=f"{detail}; {action!r} was tried and not understood")
         return Verdict(Outcome.AGREED if agreed else Outcome.CORRECTED, reason, action, detail)
 
@@ -90,7 +90,7 @@ class ConstrainedTeacher(SelfTeacher):
             return tuple(dict.fromkeys(listed))
         draws = [(prompt, f"draw/{i}") for i, prompt in enumerate([shown] * DRAWS + [hidden] * DRAWS)]
         said = await asyncio.gather(*(self._say(episode, t, prompt, what) for prompt, what in draws))
-        own = episode.steps[t].action
+        own = canonical(episode.steps[t])
         return candidates_of(episode, t, [*(parsed.action for parsed in said), own])
 
     def _choice(self, mixture: Mixture, episode: Episode, t: int) -> int:
@@ -148,7 +148,7 @@ def _choices(step: Step, action: str) -> tuple[str, ...]:
     """The actions between which a state is measured: those listed, or, where any text may be one, those that were said too."""
     listed = [candidate for candidate in step.candidates if not has_placeholders((candidate,))]
     open_ended = not step.candidates or len(listed) < len(step.candidates)
-    said = [action, step.action] if open_ended or action not in listed else []
+    said = [action, canonical(step)] if open_ended or action not in listed else []
     return tuple(dict.fromkeys(filter(None, [*listed, *said])))
 
 

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
-from leap_ray.envs.base import PrivilegedState, load_domain, make_env
+from leap_ray.envs.base import PrivilegedState, make_env, read_traits
 from leap_ray.teachers.answers import enumerable, schema
 from leap_ray.teachers.calls import Usage
 from leap_ray.teachers.prices import prices_of
@@ -189,8 +189,8 @@ def _annotated(ledger: Sequence[dict[str, Any]]) -> set[str]:
 
 def _thresholds(domains: Sequence[DomainConfig]) -> dict[str, float]:
     """The score up to which an episode has failed, by the domain's name in tasks."""
-    classes = [(load_domain(domain.name), domain.threshold) for domain in domains]
-    return {cls.domain: cls.threshold if threshold is None else threshold for cls, threshold in classes}
+    traits = [(read_traits(domain), domain.threshold) for domain in domains]
+    return {own.domain: own.threshold if threshold is None else threshold for own, threshold in traits}
 
 
 def _panel_size(domain: DomainConfig) -> int:

@@ -58,7 +58,7 @@ def _listed(text: str, said: str, known: str) -> str:
 
 
 MOST_LINES = 8  # of an output that is a list of values
-_COMMON = frozenset("total root file files directory folder lines line words true false none null error name size".split())
+_COMMON = frozenset(["total", "root", "file", "files", "directory", "folder", "lines", "line", "words", "true", "false", "none", "null", "error", "name", "size"])
 
 
 # --- as written
@@ -183,8 +183,7 @@ def _identifier(secret: str, said: str, known: str) -> str:
 
 
 _KEYWORDS = frozenset(
-    "select from where join inner left outer group order having limit distinct count avg sum min max and not like between "
-    "union intersect except desc asc exists null case when then else end".split()
+    ["select", "from", "where", "join", "inner", "left", "outer", "group", "order", "having", "limit", "distinct", "count", "avg", "sum", "min", "max", "and", "not", "like", "between", "union", "intersect", "except", "desc", "asc", "exists", "null", "case", "when", "then", "else", "end"]
 )
 
 

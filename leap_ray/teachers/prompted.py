@@ -16,7 +16,7 @@ from typing import Any
 from leap_ray.config import TeacherConfig
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.prompts import folder_hash, render
-from leap_ray.teachers.actions import fit, has_placeholders
+from leap_ray.teachers.actions import canonical, fit, has_placeholders, meaning
 from leap_ray.teachers.answers import Draft, Reading, enumerable, read, schema
 from leap_ray.teachers.calls import Answer, Ask, Request, Stop, Turn
 from leap_ray.teachers.choose import Verdict, choose
@@ -205,15 +205,15 @@ class Check:
         if not draft.reason:
             return Verdict(Outcome.UNPARSED, detail="its reason is empty.")
         step = self.episode.steps[t]
-        action = fit(draft.action, step.candidates)
+        action = meaning(draft.action, step)
         if action is None:
             shown = repr(draft.action[:100])
             return Verdict(Outcome.UNAVAILABLE, detail=f"{shown} is not one of the actions available at this step.")
-        if action == step.action and not step.valid:
+        if action == canonical(step) and not step.valid:
             return Verdict(Outcome.UNAVAILABLE, detail=f"{action!r} was tried at this step and not understood.")
         if detail := self._revealed(t, draft.reason, action):
             return Verdict(Outcome.REVEALS, detail=detail)
-        return Verdict(Outcome.AGREED if action == step.action else Outcome.CORRECTED, draft.reason, action)
+        return Verdict(Outcome.AGREED if action == canonical(step) else Outcome.CORRECTED, draft.reason, action)
 
     def _revealed(self, t: int, reason: str, action: str) -> str:
         """What the reason gives away, or the words that fill an action's placeholder (a hidden product's name)."""
@@ -236,7 +236,7 @@ class AnnotationCheck(Check):
     def _verdict(self, t: int, draft: Draft | None, trouble: str) -> Verdict:
         self.privileged = future(self.privileged, self._shown[t + 1 :])
         verdict = super()._verdict(t, draft, trouble)
-        taken = self.episode.steps[t].action
+        taken = canonical(self.episode.steps[t])
         if verdict.outcome is Outcome.CORRECTED and fit(verdict.action, (taken,)) is None:
             return Verdict(Outcome.UNAVAILABLE, detail=f"the action was {taken!r} and does not change.")
         return Verdict(Outcome.AGREED, verdict.reason, taken) if verdict.reason else verdict

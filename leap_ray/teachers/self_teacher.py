@@ -14,10 +14,10 @@ from itertools import pairwise
 from typing import Any
 
 from leap_ray.config import DomainConfig, TeacherConfig
-from leap_ray.envs.base import PrivilegedState, load_domain
+from leap_ray.envs.base import PrivilegedState, traits_of
 from leap_ray.policy import Completer, Parsed, Prompter, View, parse
 from leap_ray.prompts import folder_hash, render
-from leap_ray.teachers.actions import fit
+from leap_ray.teachers.actions import canonical, meaning
 from leap_ray.teachers.answers import Draft, Reading
 from leap_ray.teachers.choose import Verdict, choose
 from leap_ray.teachers.prompted import TELLING, AnnotationCheck, Check
@@ -36,13 +36,11 @@ class Hindsight:
 
     def __init__(self, prompter: Prompter, domains: Sequence[DomainConfig]) -> None:
         self.prompter = prompter
-        classes = {cls.domain: cls for cls in (load_domain(domain.name) for domain in domains)}
-        self.facts = {name: cls.domain_facts for name, cls in classes.items()}
-        self.multiline = {name: cls.multiline for name, cls in classes.items()}
+        self.domains = traits_of(domains)
 
     def messages(self, episode: Episode, t: int) -> list[str | tuple[int, ...]]:
         """Step t's prompt: user messages as text, and what the student said between them, as the tokens it sampled."""
-        steps, facts = episode.steps, self.facts.get(episode.task.domain, "")
+        steps, facts = episode.steps, self.domains[episode.task.domain].domain_facts
         past = tuple((step.observation, step.action) for step in steps[:t])
         if self.prompter.dialect != "chat":
             view = View(episode.instruction, past, steps[t].observation, steps[t].candidates, facts)
@@ -65,14 +63,15 @@ class Hindsight:
         return ids
 
     def with_last(self, episode: Episode, t: int, template: str, **values: Any) -> list[int]:
-        """Step t's prompt with its last message put into a template of `prompts/teacher`."""
+        """Step t's prompt with a template of `prompts/teacher` after its last message, and no other difference."""
         *before, last = self.messages(episode, t)
-        return self.ids([*before, render(f"teacher/{template}", prompt=last, **values).strip()])
+        added = render(f"teacher/{template}", **values).strip()
+        return self.ids([*before, f"{last}\n\n{added}"])
 
     def parse(self, episode: Episode, ids: tuple[int, ...]) -> Parsed:
         """Reason and action of a completion."""
         text = self.prompter.text(ids)
-        return parse(text, self.prompter.dialect, self.multiline.get(episode.task.domain, False))
+        return parse(text, self.prompter.dialect, self.domains[episode.task.domain].multiline)
 
 
 class SelfTeacher:
@@ -157,7 +156,7 @@ class SelfTeacher:
 
     async def _why(self, episode: Episode, t: int, check: Check, action: str | None = None) -> str:
         """The reason for a given action, from what was seen; "" if none passes the check."""
-        action = episode.steps[t].action if action is None else action
+        action = canonical(episode.steps[t]) if action is None else action
         prompt = self.hindsight.with_last(episode, t, "why.j2", action=action)
         for attempt in range(TRIES):
             said = await self._say(episode, t, prompt, f"why/{attempt}")
@@ -192,5 +191,5 @@ def _reading(t: int, said: Parsed) -> Reading:
 
 def candidates_of(episode: Episode, t: int, actions: Sequence[str]) -> tuple[str, ...]:
     """Those of the actions that are available at step t, each once, in the candidates' spelling."""
-    fitting = (fit(action, episode.steps[t].candidates) for action in actions if action)
+    fitting = (meaning(action, episode.steps[t]) for action in actions if action)
     return tuple(dict.fromkeys(action for action in fitting if action))

@@ -15,7 +15,7 @@ from typing import Any
 
 from leap_ray.envs.base import Advice, Expert, PrivilegedState, TextEnv
 from leap_ray.errors import UserError
-from leap_ray.teachers.actions import fit
+from leap_ray.teachers.actions import canonical, fit
 from leap_ray.teachers.choose import Correct, Verdict, choose
 from leap_ray.types import Correction, Episode, Outcome, Step
 
@@ -63,41 +63,48 @@ class SymbolicTeacher:
     def correct_now(self, episode: Episode) -> Correction:
         """`correct`, in the calling thread."""
         started = time.perf_counter()
-        advices, trouble = self._replay(episode, "teacher", self.seed)
-        verdicts = [judge(step, advice) for step, advice in zip(episode.steps, advices)]
+        advices, steps, trouble = self._replay(episode, "teacher", self.seed)
+        verdicts = [judge(step, advice) for step, advice in zip(steps, advices)]
         verdicts += [Verdict(Outcome.FAILED, detail=trouble)] * (len(episode.steps) - len(verdicts))
-        steps = choose(verdicts, episode.steps, **self._choice)
+        words = choose(verdicts, [*steps, *episode.steps[len(steps) :]], **self._choice)
         seconds = time.perf_counter() - started
-        return Correction(episode.id, self.name, summarise(verdicts), steps, seconds=seconds)
+        return Correction(episode.id, self.name, summarise(verdicts), words, seconds=seconds)
 
     def annotate_now(self, episode: Episode) -> Episode:
         """`annotate`, in the calling thread. Raises UserError if the demonstration cannot be replayed."""
-        advices, trouble = self._replay(episode, "demonstrator", episode.seed)
+        advices, read, trouble = self._replay(episode, "demonstrator", episode.seed)
         if trouble:
             raise UserError(f"demonstration of {episode.task.id!r}: {trouble}")
         steps = []
-        for step, advice in zip(episode.steps, advices):
-            same = advice is not None and advice.action == step.action and bool(advice.reason)
+        for step, advice in zip(read, advices):
+            same = advice is not None and advice.action == canonical(step) and bool(advice.reason)
             steps.append(dataclasses.replace(step, reason=advice.reason) if advice and same else step)
         return dataclasses.replace(episode, steps=tuple(steps))
 
-    def _replay(self, episode: Episode, kind: str, seed: int) -> tuple[list[Advice | None], str]:
-        """(the expert's advice before each step, "") or as many as could be had and what stopped the replay."""
+    def _replay(self, episode: Episode, kind: str, seed: int) -> tuple[list[Advice | None], list[Step], str]:
+        """(the expert's advice before each step, the steps as the environment read them, "").
+
+        Where something stops the replay: as many as could be had, and what it was.
+        """
         words: list[Advice | None] = []
+        read: list[Step] = []
         try:
             observation, _ = self.env.reset(seed=episode.seed, options={"task": episode.task})
             privilege = self.privilege if kind == "teacher" else 0.5
             expert = self.env.expert(kind, privilege=privilege, seed=seed)
             for t, step in enumerate(episode.steps):
                 if observation != step.observation:
-                    return words, f"the replay differs from the record at step {t}: {_difference(observation, step)}"
+                    trouble = f"the replay differs from the record at step {t}: {_difference(observation, step)}"
+                    return words, read, trouble
                 words.append(_explained(expert, expert.advise(), step))
-                observation, _, _, _, _ = self.env.step(step.action)
+                read.append(step)
+                observation, _, _, _, info = self.env.step(step.action)
+                read[t] = dataclasses.replace(step, spelling=step.spelling or info.get("action", ""))
         except UserError:
             raise
         except Exception as error:  # an expert's or engine's fault costs this episode's steps, never the run
-            return words, f"the replay stopped at step {len(words)}: {type(error).__name__}: {error}"
-        return words, ""
+            return words, read, f"the replay stopped at step {len(words)}: {type(error).__name__}: {error}"
+        return words, read, ""
 
 
 def judge(step: Step, advice: Advice | None) -> Verdict:
@@ -105,17 +112,18 @@ def judge(step: Step, advice: Advice | None) -> Verdict:
     if advice is None:
         return Verdict(Outcome.NO_PLAN)
     if is_agreed(step, advice):
-        return Verdict(Outcome.AGREED, advice.reason, step.action)
+        return Verdict(Outcome.AGREED, advice.reason, canonical(step))
     if fit(advice.action, step.candidates) is None:
         return Verdict(Outcome.UNAVAILABLE, detail=f"{advice.action!r} is none of the step's candidate actions")
-    if step.action == advice.action:
+    if canonical(step) == advice.action:
         return Verdict(Outcome.UNAVAILABLE, detail=f"the environment did not accept {advice.action!r}")
     return Verdict(Outcome.CORRECTED, advice.reason, advice.action)
 
 
 def is_agreed(step: Step, advice: Advice) -> bool:
     """Whether the student's action was understood and is no mistake here."""
-    return bool(step.action) and step.valid and (step.action == advice.action or step.action in advice.acceptable)
+    own = canonical(step)
+    return bool(own) and step.valid and (own == advice.action or own in advice.acceptable)
 
 
 def _explained(expert: Expert, advice: Advice | None, step: Step) -> Advice | None:
@@ -124,10 +132,10 @@ def _explained(expert: Expert, advice: Advice | None, step: Step) -> Advice | No
     An expert may offer `explain(action) -> str`; without it the student's own words stand, because the expert's reason
     argues for another action.
     """
-    if advice is None or step.action == advice.action or not is_agreed(step, advice):
+    if advice is None or canonical(step) == advice.action or not is_agreed(step, advice):
         return advice
     explain = getattr(expert, "explain", None)
-    return dataclasses.replace(advice, reason=explain(step.action) if explain else step.reason)
+    return dataclasses.replace(advice, reason=explain(canonical(step)) if explain else step.reason)
 
 
 def _difference(observation: str, step: Step) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.environment import Attempt, EnvironmentPool, PromptSettings
+from actors.environment import Attempt, EnvironmentActor, EnvironmentPool, PromptSettings
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import make_env
 from leap_ray.errors import PrivilegeError
@@ -78,6 +78,16 @@ async def test_an_actor_that_dies_plays_its_episodes_anew(pool, tasks):
     episodes = await asyncio.gather(*playing)
     assert [e.task for e in episodes] == list(tasks["train"])
     assert ray.is_initialized()
+
+
+async def test_demonstrations_are_tokenised_with_the_facts_of_the_domains_settings(ray_session, student_folder):
+    settings = {"language": "sql", "data": "embedded"}
+    actor = EnvironmentActor(
+        DomainConfig("intercode", settings=settings), PromptSettings(str(student_folder), "chat", True), None
+    )
+    env = make_env("intercode", settings)
+    episode = await actor.tokenize(await actor.demonstrate(env.panel("train").tasks[0], 0, 15))
+    assert env.domain_facts in actor._prompter.tokenizer.decode(episode.prompt_ids(0))
 
 
 async def test_an_actor_is_replaced_after_its_share_of_episodes(pool, tasks):

@@ -1,11 +1,12 @@
 """What a stage gathers, and what it asks for again when it was interrupted. No Ray: pool and teacher are plain objects."""
 
 import asyncio
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
-from actors.gather import Plan, correct_all, outcomes
+from actors.gather import Plan, correct_all, demonstrate_all, outcomes
 from leap_ray.journal import Records
 from leap_ray.progress import Board
 from leap_ray.tasks import Panel
@@ -66,3 +67,51 @@ async def test_what_lacked_money_or_an_answer_is_asked_again_and_nothing_else(tm
 async def test_the_kl_that_was_used_is_averaged(tmp_path):
     who = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go", f"KL 0.{e.task.id[1]} nats, beta 0.5"))
     assert (await gather(tmp_path, Pool(), who))["kl"] == pytest.approx(0.15)
+
+
+class Expert:
+    """A pool whose expert acts by the seed on even tasks, and always alike on odd ones."""
+
+    def __init__(self, reasons=False):
+        self.played, self.reasons = [], reasons
+
+    async def demonstrate(self, task, seed, max_actions):
+        self.played.append((task.id, seed))
+        action = f"go {seed}" if int(task.id[1]) % 2 == 0 else "go"
+        step = Step("a room", ("go",), f"reason {seed}" if self.reasons else "", action, True, 1.0)
+        return Episode(task, seed, "expert:demonstrator", "", (step,), "", 1.0, True, Finish.SUCCESS)
+
+    async def tokenize(self, episode):
+        return episode
+
+
+async def demonstrations(folder, pool, seeds, annotate=False):
+    asked = []
+
+    async def annotated(episode):
+        asked.append((episode.task.id, episode.seed))
+        step = dataclasses.replace(episode.steps[0], reason=f"because {len(asked)}")
+        return dataclasses.replace(episode, steps=(step,))
+
+    who = SimpleNamespace(annotate=SimpleNamespace(remote=annotated))
+    plan = Plan(pool, Panel.of("d", "train", TASKS), seeds, 5, 0.0)
+    with Records(folder / "d.jsonl", Episode, lambda e: e.id) as episodes, Board() as board:
+        with board.stage("demonstrations", len(TASKS) * len(seeds)) as stage:
+            await demonstrate_all(plan, episodes, who, annotate, stage)
+            assert stage.done == len(TASKS) * len(seeds)
+        return sorted((e.task.id, e.seed) for e in episodes), sorted(asked)
+
+
+async def test_demonstrations_that_say_the_same_count_once(tmp_path):
+    once = [("t0", 0), ("t0", 1), ("t0", 2), ("t1", 0), ("t2", 0), ("t2", 1), ("t2", 2), ("t3", 0)]
+    assert (await demonstrations(tmp_path, Expert(), (0, 1, 2)))[0] == once
+    assert (await demonstrations(tmp_path, Expert(), (0, 1, 2)))[0] == once  # resumed: nothing is added
+    other = tmp_path / "other"
+    other.mkdir()
+    assert len((await demonstrations(other, Expert(reasons=True), (0, 1)))[0]) == 8  # other reasons are other targets
+
+
+async def test_nobody_pays_for_the_reasons_of_the_same_demonstration_twice(tmp_path):
+    episodes, asked = await demonstrations(tmp_path, Expert(reasons=True), (0, 1), annotate=True)
+    assert asked == episodes == [("t0", 0), ("t0", 1), ("t1", 0), ("t2", 0), ("t2", 1), ("t3", 0)]
+    assert await demonstrations(tmp_path, Expert(reasons=True), (0, 1), annotate=True) == (episodes, [])

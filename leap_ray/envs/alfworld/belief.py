@@ -1,6 +1,7 @@
 """What a student can know: a household pieced together from the observations of an episode, and nothing else.
 
-General knowledge (which things fit where, where they are usually kept) comes from the training inventories.
+General knowledge (which things fit where, where they are usually kept) comes from the training inventories. What the task says
+and what the game offers count for more.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from leap_ray.envs.alfworld import inventories
-from leap_ray.envs.alfworld.world import World, kind_of, number_of
+from leap_ray.envs.alfworld.world import Goal, World, kind_of, number_of
 
 ARTICLE = r"an? ([a-z]+ \d+)"
 ROOM = re.compile(r"Looking quickly around you, you see (.*?)\.(?:\n|$)")
@@ -39,9 +40,12 @@ def action_told(observation: str) -> str | None:
 class Belief(World):
     """A World that grows with what is observed."""
 
-    def __init__(self) -> None:
+    def __init__(self, goal: Goal | None = None) -> None:
         super().__init__()
         self.accepts = _accepted()
+        if goal and goal.parent:
+            self.accepts.add((goal.parent, goal.thing))  # where the task wants it, it fits
+        self.denied: set[tuple[str, str]] = set()  # (place type, thing type) that the game did not offer
         self.known: set[str] = set()  # places whose contents were seen
         self.visits: dict[str, int] = {}  # place → time of the last visit, counted in observations
         self.refused = False  # the last action was none the game knew
@@ -51,6 +55,7 @@ class Belief(World):
     def see(self, observation: str, candidates: Iterable[str] = ()) -> None:
         """Take in one observation; the candidate actions tell which places are within reach."""
         self.time += 1
+        candidates = tuple(candidates)
         self.refused = observation.strip() == "Nothing happens."
         if room := ROOM.search(observation):
             for place in re.findall(ARTICLE, room[1]):
@@ -64,6 +69,24 @@ class Belief(World):
             self.closed.add(place)
             self.openable.add(place)
             self._look_at(place)
+        if self.holds:
+            self._learn_what_fits(self.holds, set(candidates))
+
+    def _learn_what_fits(self, held: str, candidates: set[str]) -> None:
+        """Whether the open places within reach can hold the thing in hand, as the candidates tell.
+
+        Where no place is known that can, every one may, until it was tried: the tables know the training games only.
+        """
+        thing = kind_of(held)
+        for place in self.here():
+            pair = (kind_of(place), thing)
+            if f"move {held} to {place}" in candidates:
+                self.accepts.add(pair)
+            elif f"examine {place}" in candidates and place not in self.closed:
+                self.accepts.discard(pair)
+                self.denied.add(pair)
+        if not any(self.takes(place, held) for place in self.spots):
+            self.accepts |= {(kind_of(place), thing) for place in self.spots} - self.denied
 
     def _did(self, action: str) -> None:
         if action.startswith("go to "):

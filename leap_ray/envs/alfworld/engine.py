@@ -196,8 +196,12 @@ class AlfworldEngine:
 
         Raises UserError if the files are missing or are not a game's.
         """
-        payload, self.metadata = (game, dict(metadata or {})) if isinstance(game, Mapping) else read_game(Path(game))
-        self._game = compiled_game(payload, self.cache)
+        given = isinstance(game, Mapping)
+        payload, self.metadata = (game, dict(metadata or {})) if given else read_game(Path(game))
+        try:
+            self._game = compiled_game(payload, self.cache)
+        except UserError as error:
+            raise error if given else UserError(f"ALFWorld game {game}: {error}") from None
         self.walkthrough = self._game.walkthrough
         self.observation, self.admissible, self.won, self._playing = "", (), False, False
 

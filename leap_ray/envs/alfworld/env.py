@@ -46,7 +46,7 @@ class AlfworldEnv(TextEnv):
     # Of alfworld 0.4 and later; published exemplars say "put X in/on Y": mixing the two ruins success.
     path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": (), "cache": ()}
     grammar_dialect: ClassVar[str] = "move X to Y"
-    domain_facts: ClassVar[str] = (
+    domain_facts = (
         "The agent is in a household and acts by short text commands. It sees what is on or in a receptacle only after going "
         "there, and inside a closed one only after opening it. It can hold one object at a time. Objects are heated with a "
         "microwave, cooled with a fridge and cleaned with a sinkbasin, while held. A lamp is used where it stands, with the "
@@ -96,7 +96,8 @@ class AlfworldEnv(TextEnv):
         command = normalise(action)
         valid = command in self.engine.admissible
         observation = self.engine.step(command)
-        return observation, self.score - before, self.engine.won, False, {**self._info(), "valid": valid}
+        info = {**self._info(), "valid": valid, "action": command}
+        return observation, self.score - before, self.engine.won, False, info
 
     @property
     def score(self) -> float:

@@ -30,7 +30,7 @@ class Demonstrator:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.goal = Goal.of(engine.metadata)
-        self.belief = Belief()
+        self.belief = Belief(self.goal)
 
     def advise(self) -> Advice | None:
         self.belief.see(self.engine.observation, self.engine.admissible)

@@ -16,8 +16,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import CodeType
 from typing import Any, Protocol
+
+from leap_ray.envs.alfworld.expressions import Expression
+from leap_ray.errors import UserError
 
 Placeholder = tuple[str, str]
 Binding = dict[Placeholder, str]
@@ -79,12 +81,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Value:
-    """`{expression}`: a Python expression over the bound objects' descriptions."""
+    """`{expression}`: attributes of the bound objects' descriptions."""
 
-    code: CodeType
+    expression: Expression
 
     def write(self, writer: Writer, binding: Binding) -> str:
-        return str(eval(self.code, {}, {name: writer.infos[key] for (name, _), key in binding.items()}))
+        return self.expression.value({name: writer.infos[key] for (name, _), key in binding.items()})
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,17 @@ TypeTree = tuple[tuple[str, tuple[str, ...]], ...]  # (type, its supertypes), as
 
 
 def load_grammar(text: str, types: TypeTree) -> Grammar:
-    """Compile a game's grammar; all but its task line is shared between games."""
+    """Compile a game's grammar; all but its task line is shared between games. Raises UserError where it is none."""
+    from tatsu.exceptions import ParseException
+
+    try:
+        return _load(text, types)
+    except (ParseException, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"its grammar cannot be read: {line}; `leap-ray data alfworld` gets the games again") from None
+
+
+def _load(text: str, types: TypeTree) -> Grammar:
     found = _TASK_LINE.findall(text)
     if len(found) != 1:
         return _compiled(text, types)
@@ -256,7 +268,7 @@ class _Compiler:
         if isinstance(symbol, textgen.NonterminalSymbol):
             return Call(str(symbol))
         if isinstance(symbol, textgen.EvalSymbol):
-            return Value(compile(symbol.expression.strip(), "<grammar>", "eval"))
+            return Value(Expression.read(symbol.expression))
         if isinstance(symbol, textgen.ConditionalSymbol):
             return Each(self.symbol(symbol.expression), self.query(symbol.given))
         if isinstance(symbol, textgen.ListSymbol):

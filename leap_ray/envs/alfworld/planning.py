@@ -58,7 +58,7 @@ def errands(world: World, goal: Goal) -> list[Move] | Want:
             _errand(
                 world, p, f"{goal.kind} {held} with {p}", "treat", held, shut=True, more=_carry(world, goal, held, p)
             )
-            for p in world.places(goal.device)
+            for p in world.devices(goal)
         ]
     if held:
         settled = destination(world, goal)
@@ -114,7 +114,7 @@ def _left_to_do(world: World, goal: Goal, thing: str, place: str, lamps: set[str
     stays = any(kind_of(p) == goal.parent for p in world.inside[thing] if p != place)
     if world.ready(goal, thing):
         return 0 if stays else _carry(world, goal, thing, place, place)
-    devices = world.places(goal.device)
+    devices = world.devices(goal)
     trips = [
         (world.spots[d] != world.spots[place]) + 1 + (0 if stays else _carry(world, goal, thing, d, place))
         for d in devices

@@ -20,6 +20,7 @@ KINDS = {
 }
 SHORT = {long: short for short, long in KINDS.items()}
 DEVICES = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+TREATS = {"sink": "sinkbasin"}  # places that do what another type does (alfred.pddl, CleanObject)
 DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}  # what an object is after the treatment
 
 
@@ -106,6 +107,13 @@ class World:
     def places(self, kind: str) -> list[str]:
         """Places of a type, by number."""
         return sorted((p for p in self.spots if kind_of(p) == kind), key=number_of)
+
+    def devices(self, goal: Goal) -> list[str]:
+        """Places that treat the goal's thing."""
+        return sorted(
+            (p for p in self.spots if TREATS.get(kind_of(p), kind_of(p)) == goal.device),
+            key=lambda p: (kind_of(p) != goal.device, number_of(p)),
+        )
 
     def here(self) -> list[str]:
         """Places within reach."""

@@ -15,6 +15,7 @@ from leap_ray.envs.intercode.data import EMBEDDED, Item, Language, Split, load
 from leap_ray.envs.intercode.experts import expert
 from leap_ray.envs.intercode.games import Game, Result, open_game, visible
 from leap_ray.envs.intercode.sandbox import SandboxError
+from leap_ray.envs.intercode.spelling import spelling
 from leap_ray.envs.intercode.words import readings
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
@@ -34,7 +35,8 @@ FACTS: dict[Language, str] = {
         "out, then say `submit <name of the function>`, which ends the task."
     ),
 }
-ACTIONS: dict[Language, int] = {"bash": 10, "sql": 15, "python": 10}
+NAMES: dict[Language, str] = {"bash": "bash", "sql": "SQL", "python": "Python"}
+ACTIONS: dict[Language, int] = {"bash": 10, "sql": 15, "python": 10}  # (authors)
 LOST = "The machine you worked on ended."
 PERFECT = 1.0 - 1e-9
 
@@ -45,16 +47,15 @@ class InterCodeEnv(TextEnv):
     Settings: `language`; `data` ("embedded", a folder, or None: the prepared folder where it exists, else embedded);
     `split` of the tasks into "train" and "test"; `quoting` of bash commands ("docker" as in the original, or "plain");
     `backend` and `base` of the sandboxes; `engine` of SQL ("sqlite", or "mysql://user@host:port" with MYSQL_PWD in the
-    environment); `shown`, the most characters of an output that the student sees. A run reads the limit on actions off the
-    class: for SQL name `SqlEnv`, or set `max_actions: 15`.
+    environment); `shown`, the most characters of an output that the student sees.
     """
 
     domain = "intercode"
     threshold = 0.7  # (authors)
-    max_actions = 10  # (authors); 15 for SQL
+    max_actions = ACTIONS["bash"]
     blocking = True
     path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": (EMBEDDED,), "base": ("auto", "host")}
-    language: ClassVar[Language] = "bash"
+    language: Language = "bash"
 
     @classmethod
     def aliases(cls, text: str) -> tuple[str, ...]:
@@ -73,14 +74,11 @@ class InterCodeEnv(TextEnv):
         shown: int = 1500,
     ) -> None:
         super().__init__()
-        self.language_: Language = language or self.language
-        self.tasks = load(data, self.language_)
-        # The base class declares these for a class; here they depend on the language.
-        self.__dict__.update(
-            domain_facts=FACTS[self.language_],
-            max_actions=ACTIONS[self.language_],
-            multiline=self.language_ == "python",
-        )
+        self.language = language or self.language
+        self.tasks = load(data, self.language)
+        self.domain_facts = FACTS[self.language]
+        self.max_actions = ACTIONS[self.language]
+        self.multiline = self.language == "python"
         self.shown = shown
         self._choose_split(split, quoting)
         self._items = {item.id: item for item in self.tasks.items}
@@ -105,7 +103,7 @@ class InterCodeEnv(TextEnv):
         """A fresh machine (or connection, or interpreter) for `options["task"]`. `seed` changes nothing: tasks are fixed."""
         task = task_of(options)
         if task.id not in self._items:
-            raise UserError(f"intercode: there is no {self.language_} task {task.id!r}")
+            raise UserError(f"intercode: there is no {self.language} task {task.id!r}")
         self.task, self.item, self._over = task, self._items[task.id], False
         observation = self._game.start(self.item)
         return visible(observation, self.shown), self._info(Result(observation))
@@ -121,7 +119,7 @@ class InterCodeEnv(TextEnv):
         self._over = result.over
         if self._over:
             self._game.stop()
-        info = self._info(result)
+        info = {**self._info(result), "action": spelling(action, self.language)}
         return visible(result.observation, self.shown), info["score"], result.over, False, info
 
     def _info(self, result: Result) -> dict[str, Any]:
@@ -144,7 +142,7 @@ class InterCodeEnv(TextEnv):
 
     def _privileged(self) -> PrivilegedState:
         assert self.item is not None
-        return privileged_state(self.item, self._game.gold_output(self.item), self.language_)
+        return privileged_state(self.domain, self.item, self._game.gold_output(self.item), self.language)
 
     def expert(self, kind: str, *, privilege: float = 0.5, seed: int = 0) -> Expert:
         """See `experts.py`."""
@@ -166,7 +164,7 @@ class SqlEnv(InterCodeEnv):
 
     domain = "intercode-sql"
     language = "sql"
-    max_actions = 15
+    max_actions = ACTIONS["sql"]
 
 
 class PythonEnv(InterCodeEnv):
@@ -177,15 +175,13 @@ class PythonEnv(InterCodeEnv):
     multiline = True
 
 
-def privileged_state(item: Item, output: str, language: Language) -> PrivilegedState:
+def privileged_state(domain: str, item: Item, output: str, language: Language) -> PrivilegedState:
     """The gold command and what it gives (LEAP, section 4.3)."""
-    shown = visible(output, 2000)
-    rendering = f"A {language} solution of the task:\n{item.gold}\nIts output:\n{shown}"
+    proof = f"Its output:\n{visible(output, 2000)}"
     if language == "python":
-        rendering = f"A solution of the task:\n{item.gold}\nThe tests it must pass:\n" + "\n".join(item.tests)
-    return PrivilegedState(
-        "intercode", item.id, rendering, secrets(item, output), {"gold": item.gold, "output": output}
-    )
+        proof = "The tests it must pass:\n" + "\n".join(item.tests)
+    rendering = f"A solution of the task in {NAMES[language]}:\n{item.gold}\n{proof}"
+    return PrivilegedState(domain, item.id, rendering, secrets(item, output), {"gold": item.gold, "output": output})
 
 
 def secrets(item: Item, output: str) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 
 from leap_ray.envs.base import Advice, Expert
-from leap_ray.envs.intercode.data import Item
+from leap_ray.envs.intercode.data import Item, Language
 from leap_ray.envs.intercode.games import SUBMIT, BashGame, Game, PythonGame, SqlGame
 from leap_ray.envs.intercode.idioms import bash_idiom, sql_idiom
 from leap_ray.envs.intercode.python_tasks import function_name
+from leap_ray.envs.intercode.spelling import Alike
 from leap_ray.errors import UserError
 
 PERFECT = 1.0 - 1e-9
@@ -82,11 +83,13 @@ class GoldExpert:
     def advise(self) -> Advice | None:
         if self.game.actions and self.game.standing() >= PERFECT:
             return self._advice(self._submission(), INTENTS[0][1])
-        done = [action.strip() for action in self.game.actions]
-        if self.plan[-1] in done[-1:]:  # the gold command itself was the last word: there is nothing better
+        language = language_of(self.game)
+        done = Alike.of(self.game.actions, language)
+        gold = self.plan[-1]
+        if gold in Alike.of(self.game.actions[-1:], language):  # the last word already: there is nothing better
             return self._advice(self._submission(), INTENTS[0][1])
         left = [part for part in self.plan[:-1] if part not in done]
-        action = left[0] if left and self.plan[-1] not in done else self.plan[-1]
+        action = left[0] if left and gold not in done else gold
         reason = looking(action) or intent(self.item.query)
         return self._advice(action, f"{trouble(self.game.answer) if done else ''}{reason}")
 
@@ -99,7 +102,12 @@ class GoldExpert:
         acceptable = {action}
         if not action.startswith(SUBMIT):  # a step ahead of the plan is no mistake
             acceptable |= set(self.plan)
-        return Advice(action, reason, frozenset(acceptable))
+        return Advice(action, reason, Alike.of(acceptable, language_of(self.game)))
+
+
+def language_of(game: Game) -> Language:
+    """The language of the game's actions."""
+    return "sql" if isinstance(game, SqlGame) else "python" if isinstance(game, PythonGame) else "bash"
 
 
 def bash_plan(item: Item) -> list[str]:
@@ -177,14 +185,15 @@ class PlainExpert:
         self.item, self.game = item, game
 
     def advise(self) -> Advice | None:
-        done = [action.strip() for action in self.game.actions]
+        language = language_of(self.game)
+        done = Alike.of(self.game.actions, language)
         plan = self._plan()
         left = [action for action in plan if action not in done]
         if not plan:
             return None
         if not left:
             return Advice(SUBMIT, "I have done what I know to do: this is my answer.", frozenset({SUBMIT}))
-        return Advice(left[0], looking(left[0]) or intent(self.item.query), frozenset(left))
+        return Advice(left[0], looking(left[0]) or intent(self.item.query), Alike.of(left, language))
 
     def _plan(self) -> list[str]:
         if isinstance(self.game, BashGame):

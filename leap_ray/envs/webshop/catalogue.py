@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from leap_ray.envs.webshop.goals import GoalKind, GoalTable, draw_prices, seeded, write_goals
+from leap_ray.envs.webshop.listing import Listing, ListingBuilder
 from leap_ray.envs.webshop.nouns import noun_finder
 from leap_ray.envs.webshop.products import Files, Product, read_products, without_controls
 from leap_ray.envs.webshop.search import Index, IndexBuilder, map_array
 from leap_ray.errors import UserError
 from leap_ray.types import digest
 
-FORMAT = 4  # of the folder; another number is another folder
+FORMAT = 5  # of the folder; another number is another folder
 GOAL_SEED = 233  # of prices and bounds, as the goals of LEAP's splits were drawn
 
 
@@ -57,6 +58,8 @@ class Catalogue:
         self._title_hashes = map_array(folder / "title_hashes.npy")
         self._title_numbers = map_array(folder / "title_numbers.npy")
         self.index = Index(folder)
+        self.by_category = Listing(folder, "category").find
+        self.by_query = Listing(folder, "query").find
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -107,18 +110,23 @@ class Catalogue:
 def build(folder: Path, products: Iterable[Product], source: dict[str, Any]) -> None:
     """Write products and index into `folder`; `source` goes into the manifest. Raises UserError if there is no product."""
     builder, asins, ends, titles, nouns, cleaned = IndexBuilder(), [], [0], [], True, 0
+    categories, queries = ListingBuilder(), ListingBuilder()
     with (folder / "products.bin").open("wb") as file:
         for given in products:
             product = without_controls(given)
             cleaned += product is not given
             ends.append(ends[-1] + file.write(product.pack().encode()))
             builder.add(product.contents)
+            categories.add(product.category)
+            queries.add(product.query)
             asins.append(product.asin)
             titles.append(_title_hash(product.title.lower()))
             nouns = nouns and product.nouns is not None
     if not asins:
         raise UserError(f"{source.get('name', 'catalogue')}: no product was found")
     builder.write(folder, asins)
+    categories.write(folder, "category")
+    queries.write(folder, "query")
     np.save(folder / "product_ends.npy", np.array(ends, np.int64))
     codes = np.array(asins, "S")
     np.save(folder / "asins.npy", codes)

@@ -30,7 +30,7 @@ class WebShopEnv(TextEnv):
 
     - `data`: "generated" (a small seeded shop, nothing to download), or the folder (or product file) of WebShop's data
     - `goals`: "synthetic", "human", or a file of goals; `goal_seed` draws prices and bounds (233: LEAP's)
-    - `observation`: "text_rich" or "text"; `wrapper`: "leap" (titles as actions, candidate actions, silent visits) or "plain"
+    - `observation`: "text_rich" or "text"; `wrapper`: "leap" (titles as actions, candidate actions) or "plain"
     - `split`: "official" (goals 0–499 test, 500–1499 eval, the rest train), "product_disjoint", or "auto": official for files,
       disjoint for the generated shop
     - `candidates`: past this many, LEAP offers 6 and a random 10, drawn from task, seed and step; null: all
@@ -42,16 +42,16 @@ class WebShopEnv(TextEnv):
     """
 
     domain: ClassVar[str] = "webshop"
-    max_actions: ClassVar[int] = 15  # of a rollout (authors); evaluation: 30, set as eval_max_actions
-    threshold: ClassVar[float] = 0.0
-    score_scale: ClassVar[float] = 100.0
     path_settings: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "data": (GENERATED,),
         "goals": ("synthetic", "human"),
         "cache": (),
         "demonstrations": (),
     }
-    domain_facts: ClassVar[str] = (
+    max_actions = 15  # of a rollout (authors); evaluation: 30, set as eval_max_actions
+    threshold = 0.0
+    score_scale = 100.0
+    domain_facts = (
         "You shop on a web site. search[words] lists products; click[item - title] opens one; on its page click an option to "
         "select it, click[description] or click[features] to read more, click[< prev] to go back, and click[buy now] to buy, "
         "which ends the task. Choose the options that the instruction asks for before buying. Prices cannot be searched for. A "
@@ -135,6 +135,7 @@ class WebShopEnv(TextEnv):
         """Do an action. The reward is the purchase's, in 0…1; everything before it is worth 0."""
         session = self._session()
         already = session.bought is not None
+        spelling = (LeapShop(session) if self.leap else session).spelling(action)
         if self.leap:
             valid, text = LeapShop(session).visit(action, self.rich)
         else:
@@ -143,7 +144,7 @@ class WebShopEnv(TextEnv):
         self.steps += 1
         observation, info = self._seen(text)
         gained = info["score"] if not already else 0.0
-        return observation, gained, session.bought is not None, False, info | {"valid": valid}
+        return observation, gained, session.bought is not None, False, info | {"valid": valid, "action": spelling}
 
     def expert(self, kind: str, *, privilege: float = 0.5, seed: int = 0) -> Expert:
         """The demonstrator, or the teacher: 0 plain, 0.5 realizable, 1 names the example product; between, by chance per step."""

@@ -17,8 +17,9 @@ from leap_ray.envs.webshop.pages import BACK, BUY, NEXT, PREVIOUS
 from leap_ray.envs.webshop.products import Product
 from leap_ray.envs.webshop.reading import Request
 from leap_ray.envs.webshop.reward import SIMILAR, color_of, ratio, reward
+from leap_ray.envs.webshop.search import TOP
 from leap_ray.envs.webshop.session import Session
-from leap_ray.envs.webshop.wrapper import TITLE
+from leap_ray.envs.webshop.wrapper import TITLE, LeapShop
 
 if TYPE_CHECKING:
     from leap_ray.envs.webshop.env import WebShopEnv
@@ -116,18 +117,20 @@ class Demonstrator:
         return Advice(self._opening(product), reason, Acceptable.of(self._opening(p) for p in others))
 
     def _shown(self, session: Session) -> list[Product]:
-        """The products here whose opening is offered: of several with one title, LEAP's action opens the last in the shop."""
+        """The products here whose opening is offered: of several with one title, LEAP's action opens only one."""
         shown, offered = reading.shown_products(session), set(self.env.candidates())
         if not self.env.leap:
             return shown
-        find, by_title = session.catalogue.find, session.catalogue.by_title
-        return [p for p in shown if self._opening(p) in offered and by_title(p.title.lower()) == find(p.asin)]
+        opened = LeapShop(session).plain
+        return [
+            p for p in shown if (action := self._opening(p)) in offered and opened(action) == f"click[{p.asin.lower()}]"
+        ]
 
     def _opening(self, product: Product) -> str:
         return f"{TITLE}{product.title.lower()}]" if self.env.leap else f"click[{product.asin.lower()}]"
 
     def _elsewhere(self, session: Session) -> Advice:
-        if session.hits and session.results == 1:
+        if len(session.hits) and session.results == 1:
             return Advice(click(NEXT), "No product on this page fits; the next page may show one that does.")
         return Advice(click(BACK), "These results do not fit; I go back to search in other words.")
 
@@ -228,7 +231,7 @@ class Teacher(Demonstrator):
                 for name, labels in product.options.items()
                 if name not in chosen
                 for label in labels
-                if reading.is_clickable(label) and (label == value or ratio(color_of(label), want) > SIMILAR)
+                if label and (label == value or ratio(color_of(label), want) > SIMILAR)
             ]
             meets = [item for item in alike if ratio(color_of(item[2]), want) > SIMILAR] or alike
             if meets:
@@ -238,8 +241,10 @@ class Teacher(Demonstrator):
 
     def _hits(self, search: str) -> list[float]:
         """The worth of a search's products, first to last."""
-        catalogue = self.session.catalogue
-        return [self.worth(catalogue.product(n)) for n in catalogue.index.search(search.lower())]
+        return list(map(self._worth_of, self.session.catalogue.index.search(search.lower())))
+
+    def _worth_of(self, number: int) -> float:
+        return self.worth(self.session.catalogue.product(number))
 
     def _best_search(self) -> str:
         """The instruction's own words whose first page holds the best product."""
@@ -249,11 +254,11 @@ class Teacher(Demonstrator):
         shown = self._shown(session)
         best = max(shown, key=self.worth, default=None)
         here = self.worth(best) if best is not None else -1.0
-        found = [self.worth(session.catalogue.product(n)) for n in session.hits]
-        ahead = max(found[session.results * session.per_page :], default=-1.0)
+        seen = session.results * session.per_page
+        ahead = max(map(self._worth_of, session.hits[seen : seen + TOP]), default=-1.0)
         again = max(max(self._hits(text)[: session.per_page], default=0.0) for text in self.request.searches)
         if self.steps < HURRY and max(ahead, again) > here + CLEAR:
-            if ahead >= again and session.results * session.per_page < len(session.hits):
+            if ahead >= again and seen < len(session.hits):
                 return Advice(
                     click(NEXT), "None of these fits the instruction well enough; the next page may hold a better one."
                 )
@@ -268,7 +273,8 @@ class Teacher(Demonstrator):
         product = session.product
         here = self.worth(product)
         again = max(max(self._hits(text)[: session.per_page], default=0.0) for text in self.request.searches)
-        others = max((self.worth(session.catalogue.product(n)) for n in session.hits), default=0.0)
+        start = (session.results - 1) * session.per_page
+        others = max(map(self._worth_of, session.hits[max(0, start - TOP) : start + TOP]), default=0.0)
         if self.steps < HURRY and max(again, others) > here + CLEAR:
             missing = reading.missing_options(session, self.request)
             lacks = f"does not offer {', '.join(missing)}" if missing else "does not fit the instruction well enough"

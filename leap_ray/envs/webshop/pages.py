@@ -112,7 +112,8 @@ def clickables(pieces: Sequence[Piece]) -> dict[str, Click]:
     found: dict[str, Click] = {}
     for part in (Part.BUTTON, Part.PRODUCT):
         found |= {piece.text.lower(): Click(part) for piece in pieces if piece.part is part}
-    return found | {piece.text: Click(Part.OPTION, piece.option) for piece in pieces if piece.part is Part.OPTION}
+    options = (piece for piece in pieces if piece.part is Part.OPTION and piece.text)
+    return found | {piece.text: Click(Part.OPTION, piece.option) for piece in options}
 
 
 def plain_text(pieces: Sequence[Piece]) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from leap_ray.envs.webshop.analysis import term_of, terms, words
 from leap_ray.envs.webshop.pages import Part
 from leap_ray.envs.webshop.products import Product
-from leap_ray.envs.webshop.session import Session, parse_action
+from leap_ray.envs.webshop.session import Session
 
 _PRICE = re.compile(r",? and price lower than (\d+(?:\.\d+)?) dollars")
 _OPTIONS = re.compile(r" with (?=(?:(?! with )[^:,]){1,40}: )")
@@ -83,16 +83,11 @@ def plain_words(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[,;:<>\[\]\"]", " ", text.lower())).strip()
 
 
-def is_clickable(label: str) -> bool:
-    """Whether an action can name the label: not with brackets in it, as the original reads actions, nor an empty one."""
-    return parse_action(f"click[{label}]") == ("click", label)
-
-
 def wanted_labels(session: Session, request: Request) -> dict[str, str]:
     """option name → label, for the asked-for labels on the present item page; the longest label of a name wins."""
     chosen: dict[str, str] = {}
     for piece in session.pieces:
-        if piece.part is Part.OPTION and is_clickable(piece.text) and request.wants(piece.text):
+        if piece.part is Part.OPTION and piece.text and request.wants(piece.text):
             chosen[piece.option] = max(chosen.get(piece.option, ""), piece.text, key=len)
     return chosen
 

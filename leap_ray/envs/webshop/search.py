@@ -49,20 +49,14 @@ class IndexBuilder:
     def write(self, folder: Path, asins: list[str]) -> None:
         """The index files; `asins` in document order, for breaking ties."""
         lengths = np.array(self._lengths, np.int64)
-        order = sorted(self._ids, key=lambda term: term.encode("utf-8", "surrogatepass"))
+        order = SortedTexts.write(folder, "term", self._ids)
         renumber = np.empty(len(order), np.uint32)
         renumber[[self._ids[term] for term in order]] = np.arange(len(order), dtype=np.uint32)
-        self._write_terms(folder, order)
         self._write_postings(folder, renumber, inverse_norms(lengths))
         rank = np.empty(len(asins), np.int32)
         rank[np.argsort(np.array(asins, "S"), kind="stable")] = np.arange(len(asins), dtype=np.int32)
         np.save(folder / "rank.npy", rank)
         (folder / "index.json").write_text(json.dumps({"documents": int((lengths > 0).sum())}))
-
-    def _write_terms(self, folder: Path, order: list[str]) -> None:
-        encoded = [term.encode("utf-8", "surrogatepass") for term in order]
-        (folder / "terms.bin").write_bytes(b"".join(encoded) or b"\0")
-        np.save(folder / "term_ends.npy", np.cumsum([0, *map(len, encoded)], dtype=np.int64))
 
     def _write_postings(self, folder: Path, renumber: np.ndarray, inverse: np.ndarray) -> None:
         """Counting sort by term, a slice of the postings at a time.
@@ -117,8 +111,7 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         facts = json.loads((folder / "index.json").read_text())
-        self._terms = np.asarray(np.memmap(folder / "terms.bin", np.uint8, "r"))
-        self._term_ends = map_array(folder / "term_ends.npy")
+        self._terms = SortedTexts(folder, "term")
         self._starts = map_array(folder / "starts.npy")
         self._documents = map_array(folder / "documents.npy")
         self._denominators = map_array(folder / "denominators.npy")
@@ -126,7 +119,7 @@ class Index:
         self._count = facts["documents"]
         self._local = threading.local()
         self.search = lru_cache(maxsize=4096)(self._search)
-        self._find = lru_cache(maxsize=50_000)(self._find_term)
+        self._find = lru_cache(maxsize=50_000)(self._terms.find)
 
     def _search(self, text: str, top: int = TOP) -> tuple[int, ...]:
         """Numbers of the best documents for the text, best first."""
@@ -161,16 +154,37 @@ class Index:
         weight = count * np.float32(math.log(1 + (self._count - held + 0.5) / (held + 0.5)))
         sums[self._documents[low:high]] += weight - weight / self._denominators[low:high]
 
-    def _find_term(self, term: str) -> int:
-        """The term's number by bisection in the sorted list; -1 if no document has it."""
-        wanted, low, high = term.encode("utf-8", "surrogatepass"), 0, len(self._term_ends) - 1
+
+class SortedTexts:
+    """Distinct texts on disk, numbered in the order of their bytes, found by bisection."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._bytes = np.asarray(np.memmap(folder / f"{name}s.bin", np.uint8, "r"))
+        self._ends = map_array(folder / f"{name}_ends.npy")
+
+    @classmethod
+    def write(cls, folder: Path, name: str, texts: Iterable[str]) -> list[str]:
+        """The files; returns the texts in order."""
+        order = sorted(texts, key=_encoded)
+        encoded = [_encoded(text) for text in order]
+        (folder / f"{name}s.bin").write_bytes(b"".join(encoded) or b"\0")
+        np.save(folder / f"{name}_ends.npy", np.cumsum([0, *map(len, encoded)], dtype=np.int64))
+        return order
+
+    def find(self, text: str) -> int:
+        """The text's number; -1 if it is none of them."""
+        wanted, low, high = _encoded(text), 0, len(self._ends) - 1
         while low < high:
             middle = (low + high) // 2
-            here = self._terms[self._term_ends[middle] : self._term_ends[middle + 1]].tobytes()
+            here = self._bytes[self._ends[middle] : self._ends[middle + 1]].tobytes()
             if here == wanted:
                 return middle
             low, high = (middle + 1, high) if here < wanted else (low, middle)
         return -1
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def build_index(folder: Path, texts: Iterable[tuple[str, str]]) -> None:

@@ -7,6 +7,7 @@ results forgets options; "next >" never ends; which page one is on is read from 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 
 from leap_ray.envs.webshop import pages
@@ -36,10 +37,9 @@ class Session:
 
     def act(self, action: str) -> bool:
         """Do an action; False if it was none here, and nothing has changed."""
-        verb, argument = parse_action(action)
+        verb, argument = self._read(action)
         if self.bought is not None or not argument or not is_plain(action):
             return False
-        argument = argument.lower()
         if verb == "search":
             return self._search(argument.split(" "))
         click = self.clickables.get(argument) if verb == "click" and argument != "search" else None
@@ -47,6 +47,19 @@ class Session:
             return False
         self._click(argument, click)
         return True
+
+    def spelling(self, action: str) -> str:
+        """The action as the session reads it: without what stands after it, in lower case."""
+        verb, argument = self._read(action)
+        return f"{verb}[{argument}]" if verb in ("search", "click") and argument else action
+
+    def _read(self, action: str) -> tuple[str, str]:
+        """(verb, argument in lower case). A label that can be clicked here may hold brackets; the original cannot read those."""
+        verb, _, rest = action.partition("[")
+        if verb == "click" and rest.endswith("]") and (label := rest[:-1].lower()) in self.clickables:
+            return verb, label
+        verb, argument = parse_action(action)
+        return verb, argument.lower()
 
     # ── what is seen ──
 
@@ -90,7 +103,7 @@ class Session:
 
     def _to_search(self) -> None:
         self.keywords: list[str] = []
-        self.hits: tuple[int, ...] = ()
+        self.hits: Sequence[int] = ()
         self.results = 1  # page of the results
         self.item: int | None = None
         self.sub = ""
@@ -111,16 +124,15 @@ class Session:
         self._to_results(1)
         return True
 
-    def _find(self, keywords: list[str]) -> tuple[int, ...] | None:
+    def _find(self, keywords: list[str]) -> Sequence[int] | None:
         """Numbers of the products found. `<c>` and `<q>` list a category's or a query's products, as in the original."""
         first, rest = keywords[0], keywords[1:]
         if first in ("<r>", "<a>") or (first in ("<c>", "<q>") and not rest):
             return None
         if first == "<c>":
-            return tuple(n for n, p in enumerate(self.catalogue) if p.category == rest[0].strip())
+            return self.catalogue.by_category(rest[0].strip())
         if first == "<q>":
-            wanted = " ".join(rest).strip()
-            return tuple(n for n, p in enumerate(self.catalogue) if p.query == wanted)
+            return self.catalogue.by_query(" ".join(rest).strip())
         return self.catalogue.index.search(" ".join(keywords))
 
     def _to_results(self, page: int) -> None:

@@ -1,4 +1,8 @@
-"""LEAP's way of showing the shop: product titles as actions, a list of candidate actions, silent visits to an item's texts."""
+"""LEAP's way of showing the shop: product titles as actions, and a list of candidate actions.
+
+LEAP's own environment also visits an opened item's description and features, unseen. That changes nothing but, after a click that
+came to nothing, the page one is on, behind the student's back; so it is left out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ SEARCH = "search[<search query>]"
 FINISH = "finish"  # the only candidate where nothing can be done
 TITLE = "click[item - "
 LIMIT, KEPT, DRAWN = 20, 6, 10  # past 20 candidates: the first 6 and a random 10 of the others
-_VISIT = ("click[description]", "click[< prev]", "click[features]", "click[< prev]")
 
 
 class LeapShop:
@@ -43,23 +46,16 @@ class LeapShop:
             f"click[{label}]" if number is None else f"{TITLE}{self.session.catalogue.product(number).title.lower()}]"
         )
 
-    def act(self, action: str) -> bool:
-        """Do an action; a click on an item of the shop also visits its description and features, whatever came of the click.
-
-        The texts seen are those before the visits; the state is the one after them. False if the action was none here.
-        """
-        return self.visit(action)[0]
-
     def visit(self, action: str, rich: bool = True) -> tuple[bool, str]:
-        """(whether the action was one here, the observation that follows it)."""
-        action = self.plain(action)
-        done = self.session.act(action)
-        observation = self.session.text_rich() if rich else self.session.text()
-        label = action[len("click[") : -1] if action.startswith("click[") else ""
-        if self._product(label) is not None:
-            for step in _VISIT:
-                self.session.act(step)
-        return done, observation
+        """(whether the action was one here, the observation that follows it). An action that is none changes nothing."""
+        done = self.session.act(self.plain(action))
+        return done, self.session.text_rich() if rich else self.session.text()
+
+    def spelling(self, action: str) -> str:
+        """An action as it is offered: an item by its title, unless that title opens another one."""
+        read = self.session.spelling(self.plain(action))
+        offered = self.title_action(read[len("click[") : -1]) if read.startswith("click[") else read
+        return offered if self.plain(offered) == read else read
 
     def _product(self, label: str) -> int | None:
         """The number of the product whose lower-case ASIN this is."""
@@ -68,8 +64,21 @@ class LeapShop:
         return self.session.catalogue.find(label.upper())
 
     def plain(self, action: str) -> str:
-        """The original shop's action: a product's title becomes its ASIN, of the last product with that title."""
+        """The original shop's action: a product's title becomes its ASIN.
+
+        Of several products with that title it is the last in the shop, as in LEAP, or else the last that can be clicked here.
+        """
         if not action.startswith(TITLE):
             return action
-        number = self.session.catalogue.by_title(action[len(TITLE) : -1])
-        return action if number is None else f"click[{self.session.catalogue.product(number).asin.lower()}]"
+        title, catalogue = action[len(TITLE) : -1], self.session.catalogue
+        number = catalogue.by_title(title)
+        if number is None:
+            return action
+        label = catalogue.product(number).asin.lower()
+        if label not in self.session.clickables:
+            label = next((here for here in reversed(self.session.clickables) if self._titled(here, title)), label)
+        return f"click[{label}]"
+
+    def _titled(self, label: str, title: str) -> bool:
+        number = self._product(label)
+        return number is not None and self.session.catalogue.product(number).title.lower() == title

@@ -1,15 +1,18 @@
 """The engine says what stock says, keeps games apart, and does not grow."""
 
 import gc
+import json
 import multiprocessing
 import random
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from textworld.generator.game import EntityInfo
 
 from leap_ray.envs.alfworld.data import TYPES, find_games
 from leap_ray.envs.alfworld.engine import NOTHING, AlfworldEngine, compiled_game, forget_games
+from leap_ray.envs.alfworld.expressions import Expression
 from leap_ray.envs.alfworld.households import Game, make_game
 from leap_ray.errors import UserError
 
@@ -286,3 +289,85 @@ def test_games_with_one_grammar_share_it(households, cache):
     assert first.grammar.rules["look.feedback"] is second.grammar.rules["look.feedback"]
     assert first.grammar.rules["task"] != second.grammar.rules["task"]
     assert compiled_game(households[0].game, cache) is first
+
+
+PROGRAMS = [
+    "__import__('os').popen('touch TARGET').read()",
+    "r.name.__class__",
+    "r.__class__",
+    "r.name.upper()",
+    "r.synonyms",
+    "(lambda: r.name)()",
+    "r.name if r.name else r.id",
+    "r.name + ",
+    "or r.name",
+    "r.name r.id",
+    "1 + 1",
+    "open",
+    "'a' * 9",
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_grammar_holds_no_program(households, cache, tmp_path, program):
+    """A game file may come from anywhere: what its grammar says in braces is looked up, never run."""
+    mark = tmp_path / "mark"
+    rooms = '"You arrive at {r.name}. '
+    grammar = households[0].game["grammar"].replace(rooms, rooms + "{" + program.replace("TARGET", str(mark)) + "}")
+    assert grammar != households[0].game["grammar"]
+    folder = tmp_path / "game"
+    folder.mkdir()
+    (folder / "game.tw-pddl").write_text(json.dumps({**households[0].game, "grammar": grammar}))
+    (folder / "traj_data.json").write_text(json.dumps(households[0].metadata))
+    engine = AlfworldEngine(cache)
+    with pytest.raises(UserError) as caught:
+        engine.load(folder)
+        engine.reset()
+        engine.step(next(a for a in engine.admissible if a.startswith("go to ")))
+    assert not mark.exists()
+    assert str(folder) in str(caught.value) or "'open'" in str(caught.value)
+
+
+ODD = ["[c for c in r.name]", "f'{r.name}'", "r['name']", "", " ", "r.name;r.id", "'"]
+
+
+@pytest.mark.parametrize("program", [*(p for p in PROGRAMS if p != "open"), *ODD])
+def test_an_expression_is_attributes_and_texts(program):
+    with pytest.raises(UserError, match="other programs are not run"):
+        Expression.read(program)
+
+
+def test_expressions_say_what_they_say_in_python():
+    infos = {"r": EntityInfo("r_1", "receptacle"), "o": EntityInfo("o_1", "object")}
+    infos["r"].name, infos["o"].name, infos["o"].indefinite = "drawer 1", "", "an"
+    for text in (
+        "r.name",
+        " r.name ",
+        "r",
+        "o.indefinite + ' ' + r.name",
+        "o.name or o.id",
+        "r.name or o.id",
+        'r.name+"!"',
+    ):
+        assert Expression.read(text).value(infos) == str(eval(text.strip(), {}, infos)), text
+
+
+def test_a_program_in_the_task_line_is_not_run(households, cache, tmp_path):
+    mark = tmp_path / "mark"
+    task = "Your task is to: " + f"{{__import__('pathlib').Path('{mark}').touch()}} "
+    grammar = households[0].game["grammar"].replace("Your task is to: ", task)
+    with pytest.raises(UserError, match="other programs are not run"):
+        AlfworldEngine(cache).load({**households[0].game, "grammar": grammar})
+    assert not mark.exists()
+
+
+def test_a_broken_grammar_is_one_sentence(households, cache):
+    for old, new in [
+        ("grammar ::", "grammar :"),
+        ('"rhs": "TODO"', '"rhs": "TODO'),
+        ("holds(a:agent,", "holds((a:agent,"),
+    ]:
+        grammar = households[0].game["grammar"].replace(old, new)
+        assert grammar != households[0].game["grammar"]
+        with pytest.raises(UserError, match="cannot be read"):
+            AlfworldEngine(cache).load({**households[0].game, "grammar": grammar})

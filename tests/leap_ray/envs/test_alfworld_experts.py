@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from leap_ray.envs.alfworld import inventories
 from leap_ray.envs.alfworld.belief import Belief
 from leap_ray.envs.alfworld.data import find_games
 from leap_ray.envs.alfworld.engine import AlfworldEngine
@@ -26,7 +28,8 @@ from leap_ray.envs.alfworld.experts import (
 )
 from leap_ray.envs.alfworld.explorer import explore
 from leap_ray.envs.alfworld.handcoded import Handcoded
-from leap_ray.envs.alfworld.households import make_game
+from leap_ray.envs.alfworld.household_files import game_file, trajectory
+from leap_ray.envs.alfworld.households import Household, Thing, draw, make_game, solve
 from leap_ray.envs.alfworld.planning import Move, plan
 from leap_ray.envs.alfworld.world import KINDS, Goal, World
 from leap_ray.envs.base import Advice
@@ -457,3 +460,124 @@ def test_real_games_are_won_from_the_start_and_after_random_actions(alfworld_dat
     assert stuck <= 4
     assert sum(steps <= 20 for steps in demonstrated) >= 57
     assert sum(demonstrated) / len(demonstrated) < 10
+
+
+def renamed(house: Household, kinds: dict[str, str]) -> Household:
+    """The household with other types of places and things."""
+    new = {t: Thing(kinds.get(t.kind, t.kind), t.number) for t in (*house.places, *house.things)}
+    return replace(
+        house,
+        target=kinds.get(house.target, house.target),
+        parent=kinds.get(house.parent, house.parent),
+        places=tuple(new[p] for p in house.places),
+        opens=frozenset(new[p] for p in house.opens),
+        spots={new[p]: spot for p, spot in house.spots.items()},
+        things={new[t]: new[p] for t, p in house.things.items()},
+    )
+
+
+def unheard_of(engine: AlfworldEngine, kind: str, seed: int, what: str) -> bool:
+    """Load a household that the training inventories know less of than the game; False where this draw has none.
+
+    `what`: "pair", the task's place never holds such a thing in training; "place", "thing" or "both": a type nobody has seen;
+    "elsewhere": things can be put down only where the inventories have none.
+    """
+    tables, rng = inventories.load(), random.Random(f"{kind}/{seed}/{what}")
+    house = draw(rng, tables, kind, 2)
+    if house is None:
+        return False
+    accepts = {place: set(things) for place, things in tables.accepts.items()}
+    kinds: dict[str, str] = {}
+    used = {p.kind for p in house.places}
+    if what == "pair":
+        free = [p for p in sorted(accepts) if p not in used and house.target not in accepts[p]]
+        if kind == "look" or not free:
+            return False
+        kinds[house.parent] = rng.choice(free)
+    if what in ("place", "both") and house.kind != "look":
+        kinds[house.parent] = "Hammock"
+    if what in ("thing", "both"):
+        kinds[house.target] = "Gizmo"
+    if what == "elsewhere":
+        accepts = {p: {"Gadget"} for p in accepts}
+        accepts.setdefault(rng.choice(sorted(used)), set()).update(t.kind for t in house.things)
+    traits = {**tables.traits, **{new: tables.traits.get(old, ()) for old, new in kinds.items()}}
+    for old, new in kinds.items():
+        accepts[new] = accepts.get(new, set()) | accepts.get(old, set())
+        for things in accepts.values():
+            things |= {new} if old in things else set()
+    house = renamed(house, kinds)
+    if house.kind != "look":
+        accepts.setdefault(house.parent, set()).add(house.target)
+    game = replace(tables, accepts={p: tuple(sorted(t)) for p, t in accepts.items()}, traits=traits)
+    steps = solve(house, game)
+    if not steps:
+        return False
+    files = game_file(house, game, steps, "unheard", rng)
+    engine.load(files, trajectory(house, steps, "unheard", files, seed))
+    engine.reset()
+    return True
+
+
+@pytest.mark.parametrize("what", ["pair", "place", "thing", "both", "elsewhere"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_games_that_the_inventories_do_not_know_are_won_all_the_same(engine: AlfworldEngine, kind: str, what: str):
+    """At every degree of privilege, from the start and after anything the student did that left a way."""
+    played = 0
+    for seed in range(12):
+        if played == 2 or not unheard_of(engine, kind, seed, what):
+            continue
+        played += 1
+        for privilege in (0.0, 0.25, 0.5, 0.75, 1.0):
+            for slips in (0, 10):
+                engine.reset()
+                rng = random.Random(f"{seed}{slips}")
+                expert = SymbolicExpert(engine, privilege=privilege, seed=0, task="t")
+                disturb(engine, rng, slips, expert)
+                if Oracle(engine).advise() is not None:
+                    win(engine, expert, limit=60)
+    assert played or (kind, what) in {("look", "pair"), ("look", "place")}
+
+
+@pytest.mark.parametrize("kind", ["place", "clean"])
+def test_the_demonstrator_wins_games_that_the_inventories_do_not_know(engine: AlfworldEngine, kind: str):
+    for seed in range(4):
+        for what in ("pair", "both", "elsewhere"):
+            if unheard_of(engine, kind, seed, what):
+                win(engine, Demonstrator(Blindfold(engine)), limit=40)
+
+
+def test_a_sink_cleans_as_well_as_its_basin():
+    goal = Goal("clean", "mug", "cabinet")
+    home = world(holds="mug 1", spots={p: p for p in ("countertop 1", "cabinet 1", "sink 1")})
+    step = plan(home, goal)
+    assert isinstance(step, Move) and step.action == "go to sink 1"
+
+
+def test_a_thing_is_carried_to_each_kind_of_place_once_where_the_tables_know_none():
+    belief = Belief(Goal("place", "mug", "desk"))
+    belief.see(
+        "You are in the middle of a room. Looking quickly around you, you see a desk 1, a hammock 1, and a hammock 2."
+    )
+    belief.see("You arrive at hammock 1. On the hammock 1, you see a gizmo 1.", ("examine hammock 1",))
+    belief.see("You pick up the gizmo 1 from the hammock 1.", ("examine hammock 1", "examine gizmo 1", "go to desk 1"))
+    assert not belief.takes("hammock 2", "gizmo 1") and belief.takes("desk 1", "gizmo 1")
+    belief.see("You arrive at desk 1. On the desk 1, you see nothing.", ("examine desk 1", "go to hammock 1"))
+    assert not belief.takes("desk 1", "gizmo 1")
+    assert plain_advice(belief, Goal("place", "mug", "desk"), ("go to hammock 1", "go to hammock 2", "look")) is None
+
+
+@pytest.mark.slow
+def test_the_demonstrator_and_the_teacher_win_real_games(alfworld_data: Path, tmp_path: Path):
+    engine = AlfworldEngine(tmp_path)
+    games = find_games(str(alfworld_data))
+    for panel in ("valid_seen", "valid_train"):
+        for task in games.panel(panel).sample(18, 0).tasks:
+            engine.load(games.path(task))
+            for privilege in (0.0, 0.5, 1.0):
+                for slips in (0, 12):
+                    engine.reset()
+                    expert = SymbolicExpert(engine, privilege=privilege, seed=0, task="t")
+                    disturb(engine, random.Random(f"{task.id}{slips}"), slips, expert)
+                    if Oracle(engine).advise() is not None:
+                        win(engine, expert, limit=80)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import random
 import threading
@@ -12,6 +14,8 @@ import pytest
 
 from leap_ray.envs.webshop.cut import shorten
 from leap_ray.envs.webshop.env import WebShopEnv
+from leap_ray.envs.webshop.session import Session
+from leap_ray.envs.webshop.wrapper import FINISH, SEARCH
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.teachers.actions import fit
 from leap_ray.types import Task
@@ -309,6 +313,156 @@ def test_wandering_among_real_products(real_shop, shared: Path, shop_cache: Path
     env = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache))
     tasks = env.panel("train").sample(20, 0).tasks
     assert sum(len(wander(env, task, seed)) for seed, task in enumerate(tasks)) > 100
+
+
+def state(session: Session) -> dict[str, Any]:
+    """All that a session is, without what it has put into words already."""
+    kept = {name: value for name, value in vars(session).items() if name not in ("pieces", "clickables")}
+    return kept | {"options": dict(session.options), "visited": set(session.visited)}
+
+
+def copy_of(session: Session) -> Session:
+    made = copy.copy(session)
+    made.__dict__.update(state(session))
+    return made
+
+
+def check_page(env: WebShopEnv, observation: str, info: dict[str, Any]) -> None:
+    """What is shown is the session's page, and all that is offered can be done there, under the name it is offered by."""
+    session = env.session
+    assert session is not None
+    assert observation == (session.text_rich() if env.rich else session.text())
+    for offered in info["candidates"]:
+        if offered not in (SEARCH, FINISH):
+            env.session = copy_of(session)
+            *_, after = env.step(offered)
+            assert after["valid"] and after["action"] == offered
+            env.steps -= 1
+    env.session = session
+
+
+def paging(env: WebShopEnv, task: Task, rng: random.Random, steps: int) -> None:
+    """A shopper who turns pages, names products that are not there, and searches for words that addresses are made of."""
+    observation, info = env.reset(seed=1, options={"task": task})
+    codes = [product.asin.lower() for product in itertools.islice(env.catalogue, 40)]
+    titles = [f"item - {product.title.lower()}" for product in itertools.islice(env.catalogue, 40)]
+    turns = ["next >", "next >", "< prev", "back to search", "description", "features", "reviews", "attributes"]
+    words = [
+        "black",
+        "dress",
+        "search_results",
+        "item_page",
+        "item_sub_page",
+        "done",
+        "<c>",
+        "<q>",
+        "garden",
+        "case",
+        "the",
+    ]
+    for _ in range(steps):
+        check_page(env, observation, info)
+        assert env.session is not None
+        before = state(env.session), observation
+        label = rng.choice([rng.choice(codes), rng.choice(titles), rng.choice(turns), rng.choice(turns)])
+        offered = [c for c in info["candidates"] if c not in (SEARCH, FINISH, "click[buy now]")]
+        search = f"search[{' '.join(rng.choices(words, k=rng.randint(1, 3)))}]"
+        action = rng.choice([f"click[{label}]", search, *(offered and [rng.choice(offered)] * 2)])
+        observation, *_, info = env.step(action)
+        assert info["valid"] or (state(env.session), observation) == before, action
+    check_page(env, observation, info)
+
+
+@pytest.mark.parametrize("wrapper", ["leap", "plain"])
+@pytest.mark.parametrize("observation", ["text", "text_rich"])
+def test_observation_candidates_and_session_are_of_one_page(make, wrapper: str, observation: str) -> None:
+    env = make(wrapper=wrapper, observation=observation, per_page=4)
+    for seed, task in enumerate(env.panel("train").sample(12, 0).tasks):
+        paging(env, task, random.Random(seed), 25)
+
+
+def test_observation_candidates_and_session_among_real_products(real_shop, shared: Path, shop_cache: Path) -> None:
+    env = WebShopEnv(str(shared / "data" / "webshop"), cache=str(shop_cache))
+    for seed, task in enumerate(env.panel("train").sample(10, 0).tasks):
+        paging(env, task, random.Random(seed), 20)
+
+
+def test_a_product_that_is_not_on_the_page_cannot_be_opened_and_turns_no_page(make) -> None:
+    env = make(per_page=4)
+    env.reset(options={"task": first(env)})
+    env.step("search[black dress case speaker]")
+    observation, *_, info = env.step("click[next >]")
+    assert env.session is not None and "Page 2 " in observation
+    shown = {env.catalogue.find(label.upper()) for label in env.session.clickables}
+    absent = next(product for number, product in enumerate(env.catalogue) if number not in shown)
+    for action in (f"click[{absent.asin.lower()}]", f"click[item - {absent.title.lower()}]"):
+        again, *_, after = env.step(action)
+        assert not after["valid"]
+        assert (again, env.session.results, env.session.page) == (observation, 2, "search_results")
+        assert after["candidates"] == info["candidates"] or len(info["candidates"]) > 15
+
+
+def write_twins(folder: Path, count: int, options: list[str]) -> None:
+    """A shop of products that all have one title."""
+    plain = {"name": "Oak Frame", "full_description": "", "small_description": [], "category": "garden", "query": "frames",
+             "product_category": "Home", "pricing": "$5", "title_nouns": ["frame"],
+             "customization_options": {"color": [{"value": value} for value in options]},
+             "ins": {"instruction": "Find me frames", "instruction_attributes": ["oak"]}}  # fmt: skip
+    rows = [json.dumps({"asin": f"B00000000{number}", **plain}) for number in range(count)]
+    (folder / "products.jsonl").write_text("\n".join(rows))
+
+
+def test_of_products_with_one_title_the_one_on_the_page_opens(tmp_path: Path) -> None:
+    write_twins(tmp_path, 5, ["black"])
+    env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"), per_page=2, split="product_disjoint")
+    task = env.panel("train").tasks[0]
+    for page in range(3):
+        env.reset(options={"task": task})
+        env.step("search[oak frame]")
+        for _ in range(page):
+            env.step("click[next >]")
+        assert env.session is not None
+        shown = {label for label in env.session.clickables if label.startswith("b0")}
+        *_, info = env.step("click[item - oak frame]")
+        assert info["valid"] and env.session.product.asin.lower() in shown
+
+
+def test_labels_with_brackets_can_be_clicked(tmp_path: Path) -> None:
+    labels = ["[new] oak", "size [us] 8", "oak]", "a[", ""]
+    write_twins(tmp_path, 1, labels)
+    for wrapper in ("leap", "plain"):
+        env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"), split="official", wrapper=wrapper)
+        observation, info = env.reset(options={"task": env.panel("test").tasks[0]})
+        observation, *_, info = env.step("search[oak frame]")
+        opening = "click[item - oak frame]" if wrapper == "leap" else "click[b000000000]"
+        observation, *_, info = env.step(opening)
+        assert {f"click[{label}]" for label in labels[:-1]} <= set(info["candidates"]) and "click[]" not in info[
+            "candidates"
+        ]
+        check_page(env, observation, info)
+        for label in labels[:-1]:
+            observation, *_, info = env.step(f"click[{label}]")
+            assert info["valid"] and f"You have clicked {label}." in observation
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "said", "read"),
+    [
+        ("leap", "search[Oak FRAME] please", "search[oak frame]"),
+        ("leap", "click[B000000000]", "click[item - oak frame]"),
+        ("leap", "click[b000000000] ", "click[item - oak frame]"),
+        ("leap", "click[Next >].", "click[next >]"),
+        ("plain", "click[B000000000]", "click[b000000000]"),
+        ("plain", "click[Back to Search]!", "click[back to search]"),
+    ],
+)
+def test_an_action_is_told_as_it_is_offered(tmp_path: Path, wrapper: str, said: str, read: str) -> None:
+    write_twins(tmp_path, 1, ["black"])
+    env = WebShopEnv(str(tmp_path), cache=str(tmp_path / "cache"), wrapper=wrapper, split="official")
+    env.reset(options={"task": env.panel("test").tasks[0]})
+    env.step("search[oak]")
+    *_, info = env.step(said)
+    assert info["valid"] and info["action"] == read
 
 
 def test_the_page_of_attributes_opens_where_an_option_is_called_so(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from leap_ray.envs.webshop import analysis
 from leap_ray.envs.webshop.catalogue import Catalogue
-from leap_ray.envs.webshop.search import Index, build_index, decode_length, encode_length
+from leap_ray.envs.webshop.pages import Part
+from leap_ray.envs.webshop.search import Index, SortedTexts, build_index, decode_length, encode_length
+from leap_ray.envs.webshop.session import Session
 from leap_ray.envs.webshop.stemmer import stem
 
 TEXTS = {
@@ -160,3 +162,57 @@ def test_lengths_are_kept_in_a_byte() -> None:
     assert all(decode_length(codes[length]) == length for length in range(40))
     assert all(decode_length(code) <= length for length, code in enumerate(codes))
     assert Counter(codes)[encode_length(1000)] > 1
+
+
+def walked(catalogue: Catalogue, search: str) -> tuple[int, ...] | None:
+    """What a search of a placeholder lists, found by looking at every product."""
+    first, *rest = search.split(" ")
+    if first in ("<r>", "<a>") or not rest:
+        return None
+    if first == "<c>":
+        return tuple(n for n, p in enumerate(catalogue) if p.category == rest[0].strip())
+    return tuple(n for n, p in enumerate(catalogue) if p.query == " ".join(rest).strip())
+
+
+def test_categories_and_queries_are_listed_as_by_walking_the_shop(real_shop: Catalogue) -> None:
+    products = list(real_shop)
+    categories, queries = {p.category for p in products}, {p.query for p in products}
+    searches = [
+        f"<c> {text}" for text in (*categories, "beauty ", "Beauty", "beaut", "beautyy", "", "\u00e9", "beauty x")
+    ]
+    searches += [f"<q> {text}" for text in (*queries, "", " ", "x" * 3000, "men's", "\u00e9\u00e8")]
+    for search in [*searches, "<c>", "<q>", "<r>", "<r> x", "<a>", "<a> x"]:
+        session = Session(real_shop, real_shop.goals[0], real_shop.goals.product_at(0), "0")
+        done, wanted = session.act(f"search[{search}]"), walked(real_shop, search.lower())
+        assert done == (wanted is not None), search
+        assert tuple(session.hits) == (wanted or ()), search
+        for _ in range(3):
+            start = (session.results - 1) * session.per_page
+            shown = [real_shop.product(n).asin for n in (wanted or ())[start : start + session.per_page]]
+            labels = [piece.text for piece in session.pieces if piece.part is Part.PRODUCT]
+            assert labels == shown
+            session.act("click[next >]")
+
+
+def test_no_search_looks_at_more_products_than_it_shows(real_shop: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[int] = []
+    unpack = Catalogue._unpack
+    monkeypatch.setattr(Catalogue, "_unpack", lambda self, number: unpacked.append(number) or unpack(self, number))
+    fresh = Catalogue(real_shop.folder)
+    goal, number = fresh.goals[0], fresh.goals.product_at(0)
+    texts = ["<c> beauty", "<c> nothing", "<q> men's t-shirts & tanks", "<r> x", "the", "a", "b", "women men black", "x" * 3000,
+             "shirt " * 600, "\u00e9" * 3000, "\U0001f600", "* ? ~ +shirt -dress \"a b\" shirt^2 AND OR NOT"]  # fmt: skip
+    for text in texts:
+        session = Session(fresh, goal, number, "0")
+        unpacked.clear()
+        session.act(f"search[{text}]")
+        session.text_rich()
+        assert len(unpacked) <= session.per_page, text
+
+
+def test_sorted_texts_are_found_and_others_are_not(tmp_path: Path) -> None:
+    texts = ["", "a", "ab", "b", "\u00e9", "\U0001f600", "\ud800"]
+    assert SortedTexts.write(tmp_path, "word", reversed(texts)) == [*texts[:5], texts[6], texts[5]]
+    opened = SortedTexts(tmp_path, "word")
+    assert sorted(opened.find(text) for text in texts) == list(range(7))
+    assert {opened.find(text) for text in ("aa", "c", "\u00e8", " ")} == {-1}

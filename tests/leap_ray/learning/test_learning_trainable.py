@@ -11,7 +11,7 @@ from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning import trainable
 from leap_ray.learning.model import load_trainable
-from leap_ray.learning.trainable import check_config, check_length, check_tree, check_trainable, context_length
+from leap_ray.learning.trainable import check_config, check_length, check_trainable, check_tree, context_length
 
 SHAPE = dict(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
