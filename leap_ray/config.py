@@ -286,7 +286,10 @@ def _wrong_gpus(student: StudentConfig, learner: LearnerConfig) -> list[tuple[bo
     """Shares of GPUs that cannot work on any cluster. "auto" is never wrong: `gpus.resolve` makes it fit or refuses it."""
     replica, worker, spread = student.gpus_per_replica, learner.gpus_per_worker, student.tensor_parallel
     shares_gpu = (
-        replica != "auto" and worker != "auto" and 0 < replica < 1 and round(replica + worker, 4) <= 1 < replica + 2 * worker
+        replica != "auto"
+        and worker != "auto"
+        and 0 < replica < 1
+        and round(replica + worker, 4) <= 1 < replica + 2 * worker
     )
     return [
         (spread < 1, f"student.tensor_parallel: {spread} is below 1"),
