@@ -26,7 +26,14 @@ from rich.table import Table
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.teachers.leaks import Leak, find_leaks
 
-FILES = ("leak_cases.yaml", "leak_cases_everyday.yaml", "leak_cases_kept.yaml", "leak_cases_third.yaml", "leak_cases_fourth.yaml", "leak_cases_fifth.yaml")
+FILES = (
+    "leak_cases.yaml",
+    "leak_cases_everyday.yaml",
+    "leak_cases_kept.yaml",
+    "leak_cases_third.yaml",
+    "leak_cases_fourth.yaml",
+    "leak_cases_fifth.yaml",
+)
 SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth")
 
 
@@ -111,7 +118,9 @@ def main() -> None:
         console.print(f"{name}, {case.split}, {case.context}: {case.reason}{why}", highlight=False, markup=False)
     listed = [{"kind": name, "context": case.context, "reason": case.reason} for name, case, _ in result["confusions"]]
     figures = {name: {key: round(value, 4) for key, value in row.items()} for name, row in parts.items()}
-    print(json.dumps({**{key: round(value, 4) for key, value in total.items()}, "parts": figures, "confusions": listed}))
+    print(
+        json.dumps({**{key: round(value, 4) for key, value in total.items()}, "parts": figures, "confusions": listed})
+    )
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ Names = Mapping[str, tuple[str, ...]]  # name -> what else its kind is called
 
 
 def claims(said: str, known: str, where: Mapping[str, str], names: Names) -> Iterator[str]:
-    """The sentences that state where a thing is. `where` maps things to places, both normal; `names` what else they are called."""
+    """The sentences that state where a thing is. `where` maps things to places (both normal), `names` names to synonyms."""
     others = _other_places(known, where) if where else {}
     sentences = re.split(r"(?<=[.!?;])\s+", re.sub(r" ?\.\.\.+", " …", said))
     for thing, place in where.items():
         if _observed(known, thing, place):
             continue
-        unseen = {name: new and not _same_kind(name, place) for name, new in others.items() if not _same_kind(name, thing)}
+        unseen = {
+            name: new and not _same_kind(name, place) for name, new in others.items() if not _same_kind(name, thing)
+        }
         marked = [_marked(sentence, thing, place, unseen, names) for sentence in sentences]
         for i, sentence in enumerate(marked):
             if _sentence_states(sentence, " ".join(marked[max(0, i - 2) : i]), " ".join(marked)):
@@ -144,7 +146,8 @@ def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], n
             sentence = numbered(name, aliases).sub(mark, sentence)
             several = mark.replace("T", "S")
             sentence = unnumbered(name, aliases).sub(
-                lambda m, s=several, o=mark: s if m.group(0).endswith("s") and not m.group(0).endswith("ss") else o, sentence
+                lambda m, s=several, o=mark: s if m.group(0).endswith("s") and not m.group(0).endswith("ss") else o,
+                sentence,
             )
         else:
             sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", mark, sentence)
@@ -176,9 +179,9 @@ def _same_kind(name: str, other: str) -> bool:
 
 def _observed(known: str, thing: str, place: str) -> bool:
     """Whether one sentence of what was seen holds both."""
-    kind = re.sub(r" \d+$", "", thing)
+    kind = re.sub(r" \d+$", "", thing)  # "the fridge 1 is open. in it, you see …" is one
     return any(
         has(part, place) and has(part, kind)
-        for part in re.split(r"(?<=\.) |\n", known)
+        for part in re.split(r"(?<=\.) (?!in it)|\n", known)
         if "you see" in part or "pick up" in part or "move the" in part or " in it" in part
     )

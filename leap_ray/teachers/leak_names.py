@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from leap_ray.envs.base import Secret
 from leap_ray.teachers.wording import common_run, has, normal, numbered, stem, words
@@ -20,7 +20,24 @@ _STOPWORDS = frozenset(
 _LINKS = frozenset(
     (
         *("in", "the", "that", "are", "is", "of", "by", "for", "with", "a", "an", "to", "can", "be", "must", "it"),
-        *("its", "has", "have", "should", "them", "these", "from", "made", "any", "very", "against", "up", "on", "amount", "content", "much"),
+        *(
+            "its",
+            "has",
+            "have",
+            "should",
+            "them",
+            "these",
+            "from",
+            "made",
+            "any",
+            "very",
+            "against",
+            "up",
+            "on",
+            "amount",
+            "content",
+            "much",
+        ),
     )
 )
 # Attribute values that a reason uses in another sense as often, and what they then stand before.
@@ -57,7 +74,11 @@ def attribute(secret: Secret, said: str, known: str) -> str:
 def option(secret: Secret, said: str, known: str) -> str:
     """The option's value if the reason names it and not all its words were offered; else ""."""
     value = option_value(normal(secret.text)) or spaced(normal(secret.text))
-    parts = [word for word in value.split() if word.isalpha() and len(word) > 2 and word not in _VAGUE and not has(known, word)]
+    parts = [
+        word
+        for word in value.split()
+        if word.isalpha() and len(word) > 2 and word not in _VAGUE and not has(known, word)
+    ]
     picked = rf"\b(?:in|colou?r|shade|finish|flavou?r|scent)(?: is| of| should be| must be|:)? (?:{'|'.join(parts)})\b"
     if parts and re.search(picked, said):
         return secret.text
@@ -82,7 +103,9 @@ def spaced(text: str) -> str:
 # --- attributes
 
 
-_REQUIRES = re.compile(r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted|called for)\b")
+_REQUIRES = re.compile(
+    r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted|called for)\b"
+)
 
 
 class _Text:
@@ -118,7 +141,9 @@ def _linked(wanted: list[str], text: _Text) -> bool:
         if word != wanted[0]:
             continue
         at, left = i, wanted[1:]
-        spare = 2 if text.requires else len(wanted) > 2  # other words that may stand between: "keep out surrounding noise"
+        spare = (
+            2 if text.requires else len(wanted) > 2
+        )  # other words that may stand between: "keep out surrounding noise"
         while left and at - i < 8 and (step := _step(text, at, left[0]) or bool(spare and at + 1 < len(text.stems))):
             spare -= not _step(text, at, left[0])
             at += step
@@ -170,7 +195,7 @@ def title(secret: Secret, reason: str, said: str, known: str) -> str:
 
 def _together(telling: list[str], spoken: list[str]) -> bool:
     """Whether two of these words, in this order, stand side by side in the reason: "columbia arcadia"."""
-    return bool(set(zip(telling, telling[1:])) & set(zip(spoken, spoken[1:])))
+    return bool(set(pairwise(telling)) & set(pairwise(spoken)))
 
 
 def _model(telling: list[str], spoken: list[str]) -> str:

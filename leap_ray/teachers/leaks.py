@@ -28,7 +28,12 @@ from leap_ray.teachers.wording import INSTANCE, has, normal
 from leap_ray.types import Episode
 
 LOCATIONS = ("locations", "targets", "lights")  # entries of a privileged state's facts that map a thing to its place
-FACTS = {"product": "product", "price_upper": "price", "gold": "code", "output": "output"}  # other entries that are secrets
+FACTS = {
+    "product": "product",
+    "price_upper": "price",
+    "gold": "code",
+    "output": "output",
+}  # other entries that are secrets
 _SOLUTION = r"(command|query|answer|output|solution|standard|label|code|program|script|statement|result|list)"
 _SOURCE = re.compile(
     r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)|ground[- ]truth"
@@ -157,7 +162,9 @@ def _leak(secret: Secret, reason: str, seen: str) -> Leak | None:
     if secret.kind == "product":
         words = leak_names.title(secret, reason, said, known)
     elif secret.kind == "price":
-        words = next((w for s in re.split(r"(?<=[.!?;])\s+", said) if _MONEY.search(s) and (w := roughly(plain, s, known))), "")
+        words = next(
+            (w for s in re.split(r"(?<=[.!?;])\s+", said) if _MONEY.search(s) and (w := roughly(plain, s, known))), ""
+        )
     else:
         rules = {"instance": leak_names.instance, "option": leak_names.option, "attribute": leak_names.attribute}
         words = rules[secret.kind](secret, said, known)
