@@ -125,7 +125,7 @@ def test_what_was_seen_there_may_be_said():
     assert find_leaks("The cabinet is empty.", ROOM + " In the cabinet 1, you see nothing.", APPLE) == []
 
 
-@pytest.mark.parametrize(("example", "pattern"), STATEMENTS)
+@pytest.mark.parametrize(("example", "pattern"), STATEMENTS, ids=[example for example, _ in STATEMENTS])
 def test_every_pattern_matches_its_example(example, pattern):
     assert pattern.search(example)
 
