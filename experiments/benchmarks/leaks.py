@@ -3,9 +3,9 @@
 The labelled sets are written by hand: reasons over all domains, about half of them near misses that touch a secret's words
 without revealing it. Their parts, by `split`:
 
-- `first` (`leak_cases.yaml`): the rules were written with these in view; `held out`, in the same file, were not worked on;
+- `first` and `held out` (`leak_cases.yaml`): the rules were written with the first in view, and without the others;
 - `everyday` (`leak_cases_everyday.yaml`): everyday wordings, written before the rules for them, then worked on;
-- `kept`, `third`, `fourth`, `fifth` (`leak_cases_….yaml`): everyday wordings, each written before the rules were touched (again)
+- `kept` and `third` to `sixth` (`leak_cases_….yaml`): everyday wordings, each written before the rules were touched (again)
   and judged once they were frozen; then worked on. FIRST_SIGHT holds what the rules made of each at that moment.
 
     python experiments/benchmarks/leaks.py
@@ -44,6 +44,7 @@ FIRST_SIGHT = {
     "third": (1.0, 0.813),
     "fourth": (0.983, 0.934),
     "fifth": (0.98, 0.891),
+    "sixth": (1.0, 0.942),
 }
 SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth", "sixth")
 

@@ -278,7 +278,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _aloud(secret: Secret, reason: str, seen: str) -> str:
-    """Most of a reading's words in the reading's order, at least four of them unheard of so far."""
+    """Most of a reading's words in the reading's order, several of them unheard of so far."""
     said = [stem(word) for word in words(all_digits(normal(reason)))]
     known = {stem(word) for word in words(normal(seen))}
     for reading in secret.aliases:
@@ -288,7 +288,7 @@ def _aloud(secret: Secret, reason: str, seen: str) -> str:
         common = _in_order(wanted, said)
         least = len(wanted) if len(wanted) <= 4 else max(4, round(0.6 * len(wanted)))
         new = [word for word in common if word not in known and word not in _SMALL]
-        if len(common) >= least and len(new) >= min(4, len(wanted)):
+        if len(common) >= least and len(new) >= max(2, min(4, len(wanted) - 1)):
             return " ".join(common)
     return ""
 
@@ -310,14 +310,15 @@ def roughly(secret: str, said: str, known: str) -> str:
     shown = [float(n) for n in _AMOUNT.findall(all_digits(known))]
     for match, amount, rough in _amounts(said):
         digits = len(str(amount).partition(".")[2]) if amount % 1 else 0
-        near = [
-            v
-            for v in values
-            if abs(v - amount) <= (0.05 * v if rough else 0) or (digits and round(v, digits) == amount)
-        ]
+        near = [v for v in values if _near(amount, v, rough) or (digits and round(v, digits) == amount)]
         if near and not any(abs(amount - other) <= 0.05 * max(other, 1) for other in shown):
             return match
     return ""
+
+
+def _near(amount: float, value: float, rough: bool) -> bool:
+    """Whether one number stands for the other: the same, or within a twentieth (of small ones, within what tens round off)."""
+    return abs(value - amount) <= (max(0.05 * value, 4 if value >= 20 else 0) if rough else 0)
 
 
 def _amounts(said: str) -> Iterator[tuple[str, float, bool]]:

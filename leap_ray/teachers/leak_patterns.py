@@ -111,6 +111,10 @@ STATEMENTS = tuple(
             rf"[TS] (?:that|which|who|i|we|you|the task|my)\b[^.;]{{0,40}}? {BE}{_up_to(2)} {AT}{_up_to(3)} P",
         ),
         ("T is there, on P", rf"[TS] {BE} (?:right |over )?there,? {AT}{_up_to(1)} P"),
+        (
+            "it is in P, the T",
+            rf"\b(?:it|they|one|some)\b[^,.;]*{AT}{_up_to(2)} P, (?:the|an?|our|my) [TS]\b(?= ?[.!,]?$)",
+        ),
         ("T, currently on P", rf"[TS],? (?:currently|now|presently|already|right now|still) {AT}{_up_to(1)} P"),
         ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;]{{0,30}}? [TS]"),
         (
