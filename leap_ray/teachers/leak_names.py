@@ -9,7 +9,7 @@ import re
 from itertools import pairwise, permutations
 
 from leap_ray.envs.base import Secret
-from leap_ray.teachers.wording import common_run, has, normal, numbered, stem, words
+from leap_ray.teachers.wording import INSTANCE, common_run, has, normal, numbered, stem, words
 
 _STOPWORDS = frozenset(
     (
@@ -58,17 +58,19 @@ _LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never
 
 def instance(secret: Secret, said: str, known: str) -> str:
     """The instance's name if the reason says it in any spelling and nothing seen holds it; else ""."""
+    if not INSTANCE.fullmatch(normal(secret.text)):  # a name without a number
+        return attribute(secret, said, known)
     pattern = numbered(normal(secret.text), secret.aliases)
     return secret.text if pattern.search(said) and not pattern.search(known) else ""
 
 
 def attribute(secret: Secret, said: str, known: str) -> str:
     """The attribute if the reason names or paraphrases it and nothing seen does; else ""."""
-    said, known = _Text(said), _Text(known)
-    wordings = [normal(text) for text in (secret.text, *secret.aliases)]
-    if _names(wordings[0], known):
+    here, before = _Text(said), _Text(known)
+    wordings = [wording for text in (secret.text, *secret.aliases) if words(wording := normal(text))]
+    if not wordings or _names(wordings[0], before):
         return ""
-    return secret.text if any(_names(wording, said) and not _names(wording, known) for wording in wordings) else ""
+    return secret.text if any(_names(wording, here) and not _names(wording, before) for wording in wordings) else ""
 
 
 def option(secret: Secret, said: str, known: str) -> str:
@@ -180,6 +182,8 @@ def _lacks(thing: list[str], text: _Text) -> bool:
 def title(secret: Secret, reason: str, said: str, known: str) -> str:
     """A product's title: a run of its words or most of those that say something, beyond what was seen, its brand or model."""
     of_title, spoken = words(normal(secret.text)), words(said)
+    if not of_title:
+        return ""
     seen = {stem(word) for word in words(known)}
     telling = [w for w in of_title if w not in _STOPWORDS and stem(w) not in seen and len(w) > 1]
     run = common_run(of_title, spoken, 4)

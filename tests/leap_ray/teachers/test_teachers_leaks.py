@@ -7,6 +7,7 @@ import pytest
 from experiments.benchmarks.leaks import SPLITS, cases, measure, scores
 from experiments.benchmarks.stumbles import stumble
 from leap_ray.envs.base import PrivilegedState, Secret, make_env
+from leap_ray.errors import UserError
 from leap_ray.teachers.leak_patterns import STATEMENTS
 from leap_ray.teachers.leaks import find_leaks, seen_until
 from leap_ray.teachers.symbolic import SymbolicTeacher
@@ -144,6 +145,15 @@ def test_kinds_and_aliases_are_declared_by_the_domain():
     title = Secret("product", "Kettle Chips")  # two words: no title by its looks
     assert kinds("I want the Kettle ones.", state=replace(state, secrets=(title,))) == ["name"]
     assert kinds("I want kettle chips.", "kettle chips", replace(state, secrets=(title,))) == []
+
+
+def test_an_unknown_kind_is_named_and_every_kind_can_be_looked_for():
+    with pytest.raises(UserError, match=r"unknown kind 'colour'.*attribute"):
+        Secret("colour", "blue")
+    for kind in Secret.KINDS:
+        for text in ("blue", "", "locker 3", "a(b[c", "12"):
+            state = PrivilegedState("own", "t", "", (Secret(kind, text, ("ü 1", "(")),))
+            assert kinds("Nothing of the sort.", state=state) == []
 
 
 def test_plain_texts_are_read_with_their_domains_words():
