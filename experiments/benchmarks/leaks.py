@@ -3,9 +3,10 @@
 The labelled sets are written by hand: reasons over all domains, about half of them near misses that touch a secret's words
 without revealing it. Their parts, by `split`:
 
-- `first` (`leak_cases.yaml`): the rules were written with these in view; `held out`, in the same file, were not worked on;
+- `first` and `held out` (`leak_cases.yaml`): the rules were written with the first in view, and without the others;
 - `everyday` (`leak_cases_everyday.yaml`): everyday wordings, written before the rules for them, then worked on;
-- `kept` (`leak_cases_kept.yaml`): everyday wordings, written before the rules and judged only after the rules were frozen.
+- `kept` and `third` to `sixth` (`leak_cases_….yaml`): everyday wordings, each written before the rules were touched (again)
+  and judged once they were frozen; then worked on. FIRST_SIGHT holds what the rules made of each at that moment.
 
     python experiments/benchmarks/leaks.py
 """
@@ -16,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,25 @@ from rich.table import Table
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.teachers.leaks import Leak, find_leaks
 
-FILES = ("leak_cases.yaml", "leak_cases_everyday.yaml", "leak_cases_kept.yaml", "leak_cases_third.yaml", "leak_cases_fourth.yaml", "leak_cases_fifth.yaml")
-SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth")
+FILES = (
+    "leak_cases.yaml",
+    "leak_cases_everyday.yaml",
+    "leak_cases_kept.yaml",
+    "leak_cases_third.yaml",
+    "leak_cases_fourth.yaml",
+    "leak_cases_fifth.yaml",
+    "leak_cases_sixth.yaml",
+)
+# (precision, recall) of each part before any rule was written with it in view; `everyday` by the rules there were before.
+FIRST_SIGHT = {
+    "everyday": (0.955, 0.250),
+    "kept": (1.0, 0.893),
+    "third": (1.0, 0.813),
+    "fourth": (0.983, 0.934),
+    "fifth": (0.98, 0.891),
+    "sixth": (1.0, 0.942),
+}
+SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth", "sixth")
 
 
 @dataclass(frozen=True)
@@ -41,9 +60,6 @@ class Case:
     reason: str
     leaks: bool
     split: str = "first"
-
-    def judged(self) -> list[Leak]:
-        return find_leaks(self.reason, self.seen, self.privileged)
 
 
 def cases() -> Iterator[Case]:
@@ -62,14 +78,18 @@ def _cases(context: Mapping[str, Any]) -> Iterator[Case]:
             yield Case(domain, context["name"], context["seen"], state, reason, kind == "leaks", split)
 
 
+@cache
+def _judged() -> tuple[tuple[Case, list[Leak]], ...]:
+    return tuple((case, find_leaks(case.reason, case.seen, case.privileged)) for case in cases())
+
+
 def measure(split: str | None = None) -> dict[str, Any]:
     """Counts and the confusions, over all cases or one part."""
     counts: Counter[tuple[str, str]] = Counter()
     confusions = []
-    for case in cases():
+    for case, found in _judged():
         if split not in (None, case.split):
             continue
-        found = case.judged()
         cell = {(True, True): "hit", (True, False): "miss", (False, True): "false alarm", (False, False): "clean"}
         name = cell[case.leaks, bool(found)]
         counts[case.domain, name] += 1
@@ -106,12 +126,16 @@ def main() -> None:
         table.add_row(*_row(name, row))
     console = Console()
     console.print(table)
+    seen_first = "; ".join(f"{name} {precision:.3f}/{recall:.3f}" for name, (precision, recall) in FIRST_SIGHT.items())
+    console.print(f"At first sight (precision/recall): {seen_first}", highlight=False)
     for name, case, found in result["confusions"]:
         why = f" [{', '.join(f'{leak.kind}: {leak.words}' for leak in found)}]" if found else ""
         console.print(f"{name}, {case.split}, {case.context}: {case.reason}{why}", highlight=False, markup=False)
     listed = [{"kind": name, "context": case.context, "reason": case.reason} for name, case, _ in result["confusions"]]
     figures = {name: {key: round(value, 4) for key, value in row.items()} for name, row in parts.items()}
-    print(json.dumps({**{key: round(value, 4) for key, value in total.items()}, "parts": figures, "confusions": listed}))
+    print(
+        json.dumps({**{key: round(value, 4) for key, value in total.items()}, "parts": figures, "confusions": listed})
+    )
 
 
 if __name__ == "__main__":

@@ -37,13 +37,20 @@ class Secret:
     """One thing that a reason must not name before the student has seen it.
 
     `kind` says how the leak check looks for it: `instance` ("apple 3"), `attribute` ("stain resistant"), `option` ("size 8"),
-    `product` (a title), `code` (a program, an output) or `text`, whose kind is read off the text. `aliases` are other wordings:
-    synonyms of an instance's kind, paraphrases of an attribute, a program read aloud.
+    `product` (a title), `price` (an amount of money), `code` (a program), `output` (what it prints) or `text`, whose kind is
+    read off the text. `aliases` are other wordings: synonyms of an instance's kind, paraphrases of an attribute, a program read
+    aloud. Raises UserError for another kind.
     """
+
+    KINDS: ClassVar[tuple[str, ...]] = ("instance", "attribute", "option", "product", "price", "code", "output", "text")
 
     kind: str
     text: str
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in self.KINDS:
+            raise UserError(f"secret {self.text!r} is of unknown kind {self.kind!r}: known are {', '.join(self.KINDS)}")
 
 
 @dataclass(frozen=True)

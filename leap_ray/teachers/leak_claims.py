@@ -8,23 +8,25 @@ says what people do in general. A hedge protects its own clause only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from leap_ray.teachers import leak_patterns as pattern
 from leap_ray.teachers.wording import INSTANCE, has, numbered, unnumbered
 
-Names = Mapping[str, tuple[str, ...]]  # name -> what else its kind is called
+Synonyms = Callable[[str], tuple[str, ...]]  # what else an instance's kind is called
 
 
-def claims(said: str, known: str, where: Mapping[str, str], names: Names) -> Iterator[str]:
-    """The sentences that state where a thing is. `where` maps things to places, both normal; `names` what else they are called."""
+def claims(said: str, known: str, where: Mapping[str, str], synonyms: Synonyms) -> Iterator[str]:
+    """The sentences that state where a thing is. `where` maps things to places (both normal), `synonyms` tells other names."""
     others = _other_places(known, where) if where else {}
     sentences = re.split(r"(?<=[.!?;])\s+", re.sub(r" ?\.\.\.+", " …", said))
     for thing, place in where.items():
         if _observed(known, thing, place):
             continue
-        unseen = {name: new and not _same_kind(name, place) for name, new in others.items() if not _same_kind(name, thing)}
-        marked = [_marked(sentence, thing, place, unseen, names) for sentence in sentences]
+        unseen = {
+            name: new and not _same_kind(name, place) for name, new in others.items() if not _same_kind(name, thing)
+        }
+        marked = [_marked(sentence, thing, place, unseen, synonyms) for sentence in sentences]
         for i, sentence in enumerate(marked):
             if _sentence_states(sentence, " ".join(marked[max(0, i - 2) : i]), " ".join(marked)):
                 yield sentences[i].strip()
@@ -135,21 +137,22 @@ def _excludes(clause: str, reason: str) -> bool:
 # --- names
 
 
-def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], names: Names) -> str:
+def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], synonyms: Synonyms) -> str:
     """The sentence with T for the thing, S for several of its kind, P for the place, O for other places; longer names first."""
     for name in sorted((thing, place), key=len, reverse=True):
         mark = "P" if name == place else "T"
-        aliases = names.get(name, ())
+        aliases = synonyms(name)
         if INSTANCE.fullmatch(name):
             sentence = numbered(name, aliases).sub(mark, sentence)
             several = mark.replace("T", "S")
             sentence = unnumbered(name, aliases).sub(
-                lambda m, s=several, o=mark: s if m.group(0).endswith("s") and not m.group(0).endswith("ss") else o, sentence
+                lambda m, s=several, o=mark: s if m.group(0).endswith("s") and not m.group(0).endswith("ss") else o,
+                sentence,
             )
         else:
             sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", mark, sentence)
     for name, kind_is_new in others.items():
-        aliases = names.get(name, ())
+        aliases = synonyms(name)
         sentence = numbered(name, aliases).sub("O", sentence)
         sentence = unnumbered(name, aliases).sub("O", sentence) if kind_is_new else sentence
     return re.sub(rf"\b([TS]),? (?:that |which )?{pattern.WANT}\b,?", r"\1", pattern.WANTED.sub("T", sentence))
@@ -176,9 +179,9 @@ def _same_kind(name: str, other: str) -> bool:
 
 def _observed(known: str, thing: str, place: str) -> bool:
     """Whether one sentence of what was seen holds both."""
-    kind = re.sub(r" \d+$", "", thing)
+    kind = re.sub(r" \d+$", "", thing)  # "the fridge 1 is open. in it, you see …" is one
     return any(
         has(part, place) and has(part, kind)
-        for part in re.split(r"(?<=\.) |\n", known)
+        for part in re.split(r"(?<=\.) (?!in it)|\n", known)
         if "you see" in part or "pick up" in part or "move the" in part or " in it" in part
     )

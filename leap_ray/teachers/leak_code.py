@@ -18,23 +18,31 @@ CODE = re.compile(
 )
 _TOKEN = re.compile(r"[A-Za-z0-9_./*+~%@-]+|\S")
 _ENDS = ".,;:!?\"'`()[]{}"
-_ANSWER = r"\b(answer|output|result|count|total|prints?|returns?|expected|submit|there (?:are|is|should be|must be|will be))\b"
+_ANSWER = (
+    r"\b(answer|output|result|count|total|prints?|returns?|expected|submit|there (?:are|is|should be"
+    r"|must be|will be))\b"
+)
 _DIGIT = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _MAYBE = re.compile(
     r"\b(may|might|maybe|perhaps|could|probably|presumably|likely|possibly|such as|like|for example|e\.g|if|whether"
     r"|there should be|i guess|i expect a table)\b"
 )
 _GIVES = re.compile(
-    r"\b(gives?|giving|results?|returns?|leads? to|comes? to|becomes?|is called|feeds?|calls?|expects?|must|should|has to|supposed|equals?)\b"
+    r"\b(gives?|giving|results?|returns?|leads? to|comes? to|becomes?|is called|feeds?|calls?|expects?|must"
+    r"|should|has to|supposed|equals?)\b"
 )
 _ROUGHLY = (
-    r"(?:(?:just|slightly|somewhat|a (?:little|bit|touch|shade|hair|tad)(?: more| less)?|little|barely|not quite|well|some"
-    r"|roughly|about|around|approximately|nearly|almost|close to|near|or so|circa|in the region of|upwards of|more or less"
+    r"(?:(?:just|slightly|somewhat|a (?:little|bit|touch|shade|hair|tad)(?: more| less)?|little|barely|not quite"
+    r"|well|some"
+    r"|roughly|about|around|approximately|nearly|almost|close to|near|or so|circa|in the region of|upwards of"
+    r"|more or less"
     r"|over|under|above|below|north|south|shy|short|more|less|than|of) )+"
 )
 _AMOUNT = re.compile(r"(?<![\w.-])\$?(\d+(?:\.\d+)?)(?! ?(?:st|nd|rd|th)\b)(?![\w-]|\.\d)")
 _SQL = re.compile(r"^\s*(?:select|with)\b", re.I)
-_SMALL = frozenset(("a", "an", "the", "of", "in", "to", "and", "it", "is", "by", "on", "for", "with", "from", "as", "that"))
+_SMALL = frozenset(
+    ("a", "an", "the", "of", "in", "to", "and", "it", "is", "by", "on", "for", "with", "from", "as", "that")
+)
 
 
 def code(secret: Secret, reason: str, seen: str) -> str:
@@ -58,7 +66,26 @@ def _listed(text: str, said: str, known: str) -> str:
 
 
 MOST_LINES = 8  # of an output that is a list of values
-_COMMON = frozenset(["total", "root", "file", "files", "directory", "folder", "lines", "line", "words", "true", "false", "none", "null", "error", "name", "size"])
+_COMMON = frozenset(
+    [
+        "total",
+        "root",
+        "file",
+        "files",
+        "directory",
+        "folder",
+        "lines",
+        "line",
+        "words",
+        "true",
+        "false",
+        "none",
+        "null",
+        "error",
+        "name",
+        "size",
+    ]
+)
 
 
 # --- as written
@@ -112,6 +139,8 @@ def _literals(secret: str, reason: str, seen: str) -> str:
             inside.startswith("assert") or re.search(rf"[\"'`]{re.escape(text)}", reason)
         )
         core = text.casefold().strip("*./ ")
+        if text.casefold() in _SMALL:
+            continue
         if spoken and core and not has(known, text.casefold()) and not has(known, core):
             return text
     return (
@@ -128,7 +157,9 @@ def _literal(token: str) -> bool:
     if token.startswith("-") or len(token) < 2:
         return False
     path = r"[/~.]?[\w.*-]*(/[\w.*-]*)+"
-    return bool(re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token))
+    return bool(
+        re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token)
+    )
 
 
 def _digit(secret: str, said: str) -> str:
@@ -144,9 +175,7 @@ def _digit(secret: str, said: str) -> str:
 def _value(secret: str, reason: str, known: str) -> str:
     """A name out of an output: a word with a capital in both, or, out of a table, any of its values in any spelling."""
     table = secret.lstrip().startswith(("[", "("))
-    names = (
-        set(re.findall(r"(?<![\w.])[A-Z][a-z]{2,}(?![\w.])", secret)) if not CODE.search(secret) or table else set()
-    )
+    names = set(re.findall(r"(?<![\w.])[A-Z][a-z]{2,}(?![\w.])", secret)) if not CODE.search(secret) or table else set()
     for match in re.finditer(r"(?<![\w.])[A-Z][a-z]{2,}(?![\w])", reason):
         first = re.search(r"(^|[.!?:] )$", reason[: match.start()])
         if match.group(0) in names and (table or not first) and not has(known, match.group(0).casefold()):
@@ -176,14 +205,51 @@ def _identifier(secret: str, said: str, known: str) -> str:
             continue
         if len(parts) > 1 and (has(said, plain) or re.search(rf"\b{re.escape(spoken)}s?\b", said)):
             return name
-        called = rf"\b(?:tables?|columns?|fields?)(?: called| named| is| are)?(?: the)?(?: \w+ and)? {plain}\b|\b{plain} (?:table|column|field)\b"
+        called = (
+            rf"\b(?:tables?|columns?|fields?)(?: called| named| is| are)?(?: the)?(?: \w+ and)? {plain}\b"
+            rf"|\b{plain} (?:table|column|field)\b"
+        )
         if stem(plain) not in heard and re.search(called, said):
             return name
     return ""
 
 
 _KEYWORDS = frozenset(
-    ["select", "from", "where", "join", "inner", "left", "outer", "group", "order", "having", "limit", "distinct", "count", "avg", "sum", "min", "max", "and", "not", "like", "between", "union", "intersect", "except", "desc", "asc", "exists", "null", "case", "when", "then", "else", "end"]
+    [
+        "select",
+        "from",
+        "where",
+        "join",
+        "inner",
+        "left",
+        "outer",
+        "group",
+        "order",
+        "having",
+        "limit",
+        "distinct",
+        "count",
+        "avg",
+        "sum",
+        "min",
+        "max",
+        "and",
+        "not",
+        "like",
+        "between",
+        "union",
+        "intersect",
+        "except",
+        "desc",
+        "asc",
+        "exists",
+        "null",
+        "case",
+        "when",
+        "then",
+        "else",
+        "end",
+    ]
 )
 
 
@@ -212,7 +278,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _aloud(secret: Secret, reason: str, seen: str) -> str:
-    """Most of a reading's words in the reading's order, at least four of them unheard of so far."""
+    """Most of a reading's words in the reading's order, several of them unheard of so far."""
     said = [stem(word) for word in words(all_digits(normal(reason)))]
     known = {stem(word) for word in words(normal(seen))}
     for reading in secret.aliases:
@@ -222,7 +288,7 @@ def _aloud(secret: Secret, reason: str, seen: str) -> str:
         common = _in_order(wanted, said)
         least = len(wanted) if len(wanted) <= 4 else max(4, round(0.6 * len(wanted)))
         new = [word for word in common if word not in known and word not in _SMALL]
-        if len(common) >= least and len(new) >= min(4, len(wanted)):
+        if len(common) >= least and len(new) >= max(2, min(4, len(wanted) - 1)):
             return " ".join(common)
     return ""
 
@@ -244,10 +310,15 @@ def roughly(secret: str, said: str, known: str) -> str:
     shown = [float(n) for n in _AMOUNT.findall(all_digits(known))]
     for match, amount, rough in _amounts(said):
         digits = len(str(amount).partition(".")[2]) if amount % 1 else 0
-        near = [v for v in values if abs(v - amount) <= (0.05 * v if rough else 0) or (digits and round(v, digits) == amount)]
+        near = [v for v in values if _near(amount, v, rough) or (digits and round(v, digits) == amount)]
         if near and not any(abs(amount - other) <= 0.05 * max(other, 1) for other in shown):
             return match
     return ""
+
+
+def _near(amount: float, value: float, rough: bool) -> bool:
+    """Whether one number stands for the other: the same, or within a twentieth (of small ones, within what tens round off)."""
+    return abs(value - amount) <= (max(0.05 * value, 4 if value >= 20 else 0) if rough else 0)
 
 
 def _amounts(said: str) -> Iterator[tuple[str, float, bool]]:

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import re
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from leap_ray.envs.base import Secret
-from leap_ray.teachers.wording import common_run, has, normal, numbered, stem, words
+from leap_ray.teachers.wording import INSTANCE, common_run, has, normal, numbered, stem, words
 
 _STOPWORDS = frozenset(
     (
@@ -20,7 +20,24 @@ _STOPWORDS = frozenset(
 _LINKS = frozenset(
     (
         *("in", "the", "that", "are", "is", "of", "by", "for", "with", "a", "an", "to", "can", "be", "must", "it"),
-        *("its", "has", "have", "should", "them", "these", "from", "made", "any", "very", "against", "up", "on", "amount", "content", "much"),
+        *(
+            "its",
+            "has",
+            "have",
+            "should",
+            "them",
+            "these",
+            "from",
+            "made",
+            "any",
+            "very",
+            "against",
+            "up",
+            "on",
+            "amount",
+            "content",
+            "much",
+        ),
     )
 )
 # Attribute values that a reason uses in another sense as often, and what they then stand before.
@@ -41,23 +58,29 @@ _LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never
 
 def instance(secret: Secret, said: str, known: str) -> str:
     """The instance's name if the reason says it in any spelling and nothing seen holds it; else ""."""
+    if not INSTANCE.fullmatch(normal(secret.text)):  # a name without a number
+        return attribute(secret, said, known)
     pattern = numbered(normal(secret.text), secret.aliases)
     return secret.text if pattern.search(said) and not pattern.search(known) else ""
 
 
 def attribute(secret: Secret, said: str, known: str) -> str:
     """The attribute if the reason names or paraphrases it and nothing seen does; else ""."""
-    said, known = _Text(said), _Text(known)
-    wordings = [normal(text) for text in (secret.text, *secret.aliases)]
-    if _names(wordings[0], known):
+    here, before = _Text(said), _Text(known)
+    wordings = [wording for text in (secret.text, *secret.aliases) if words(wording := normal(text))]
+    if not wordings or _names(wordings[0], before):
         return ""
-    return secret.text if any(_names(wording, said) and not _names(wording, known) for wording in wordings) else ""
+    return secret.text if any(_names(wording, here) and not _names(wording, before) for wording in wordings) else ""
 
 
 def option(secret: Secret, said: str, known: str) -> str:
     """The option's value if the reason names it and not all its words were offered; else ""."""
     value = option_value(normal(secret.text)) or spaced(normal(secret.text))
-    parts = [word for word in value.split() if word.isalpha() and len(word) > 2 and word not in _VAGUE and not has(known, word)]
+    parts = [
+        word
+        for word in value.split()
+        if word.isalpha() and len(word) > 2 and word not in _VAGUE and not has(known, word)
+    ]
     picked = rf"\b(?:in|colou?r|shade|finish|flavou?r|scent)(?: is| of| should be| must be|:)? (?:{'|'.join(parts)})\b"
     if parts and re.search(picked, said):
         return secret.text
@@ -82,7 +105,9 @@ def spaced(text: str) -> str:
 # --- attributes
 
 
-_REQUIRES = re.compile(r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted|called for)\b")
+_REQUIRES = re.compile(
+    r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted|called for)\b"
+)
 
 
 class _Text:
@@ -118,7 +143,9 @@ def _linked(wanted: list[str], text: _Text) -> bool:
         if word != wanted[0]:
             continue
         at, left = i, wanted[1:]
-        spare = 2 if text.requires else len(wanted) > 2  # other words that may stand between: "keep out surrounding noise"
+        spare = (
+            2 if text.requires else len(wanted) > 2
+        )  # other words that may stand between: "keep out surrounding noise"
         while left and at - i < 8 and (step := _step(text, at, left[0]) or bool(spare and at + 1 < len(text.stems))):
             spare -= not _step(text, at, left[0])
             at += step
@@ -155,6 +182,8 @@ def _lacks(thing: list[str], text: _Text) -> bool:
 def title(secret: Secret, reason: str, said: str, known: str) -> str:
     """A product's title: a run of its words or most of those that say something, beyond what was seen, its brand or model."""
     of_title, spoken = words(normal(secret.text)), words(said)
+    if not of_title:
+        return ""
     seen = {stem(word) for word in words(known)}
     telling = [w for w in of_title if w not in _STOPWORDS and stem(w) not in seen and len(w) > 1]
     run = common_run(of_title, spoken, 4)
@@ -170,7 +199,7 @@ def title(secret: Secret, reason: str, said: str, known: str) -> str:
 
 def _together(telling: list[str], spoken: list[str]) -> bool:
     """Whether two of these words, in this order, stand side by side in the reason: "columbia arcadia"."""
-    return bool(set(zip(telling, telling[1:])) & set(zip(spoken, spoken[1:])))
+    return bool(set(pairwise(telling)) & set(pairwise(spoken)))
 
 
 def _model(telling: list[str], spoken: list[str]) -> str:

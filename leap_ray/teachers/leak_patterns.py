@@ -1,4 +1,4 @@
-"""Patterns over marked sentences for `leak_claims`: T the thing sought, S several of its kind, P its place, O a place not seen."""
+"""Patterns over marked sentences, for `leak_claims`: T the thing sought, S several of its kind, P its place, O a place unseen."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ def _up_to(count: int) -> str:
 
 AT = r"(?:in|on|inside|at|under|behind|within|by|near|on top of|next to)"
 BE = (
-    r"(?:(?:will|'ll) be|is|are|'s|was|were|lies?|sits?|stands?|hangs?|rests?|waits?|stays?|remains?|lives?|left|stored|hidden"
+    r"(?:(?:will|'ll) be|is|are|'s|was|were|lies?|sits?|stands?|hangs?|rests?|waits?|stays?|remains?|lives?|left"
+    r"|stored|hidden"
     r"|located|kept|found|awaits?|resides?|lying|sitting|standing|waiting|placed|locked|chilling|ended up|be found)"
 )
 HAS = (
-    r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|supplies|offers?|delivers?"
+    r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|supplies"
+    r"|offers?|delivers?"
     r"|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter|carry)ing|containing|holding)"
 )
 FETCH = (
-    r"(?:take|grab|get|fetch|collect|retrieve|pick(?:ing)? up|taking|getting|grabbing|fetched|taken|collected|open up and take)"
+    r"(?:take|grab|get|fetch|collect|retrieve|pick(?:ing)? up|taking|getting|grabbing|fetched|taken|collected"
+    r"|open up and take)"
 )
 _THE = r"(?:the |an? |our |my )?"
 
@@ -32,27 +35,37 @@ _THE = r"(?:the |an? |our |my )?"
 
 GUESS = re.compile(
     _words(
-        "might|may|maybe|could|perhaps|likely|probably|possibl[ey]|presumably|often|usual(?:ly)?|typical(?:ly)?|common(?:ly)?",
-        "tends?|frequent(?:ly)?|mostly|sometimes|generally|normally|whether|if|unless|would|should|expect|guess|hope(?:fully)?",
-        "looks? like|seems?|belongs?|supposed|think|believe|suspect|suppose|assume|worth|plausible|sensible|natural|in case",
-        "wonder|good (?:place|spot)|promising|(?:first|second|next|best) choice|best bet|likel[iy]\\w*|chances?|as a rule|in general",
-        "luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
+        "might|may|maybe|could|perhaps|likely|probably|possibl[ey]|presumably|often|usual(?:ly)?|typical(?:ly)?"
+        "|common(?:ly)?",
+        "tends?|frequent(?:ly)?|mostly|sometimes|generally|normally|whether|if|unless|would|should|expect|guess"
+        "|hope(?:fully)?",
+        "looks? like|seems?|belongs?|supposed|think|believe|suspect|suppose|assume|worth|plausible|sensible"
+        "|natural|in case",
+        "wonder|good (?:place|spot)|promising|(?:first|second|next|best) choice|best bet|likel[iy]\\w*|chances?"
+        "|as a rule|in general",
+        "luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
+        "|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
     )
 )
 HEDGE = re.compile(
-    _words("might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|want|task")
+    _words(
+        "might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|want|task"
+    )
 )
 CERTAIN = re.compile(
     r"(?<!not )(?<!n't )(?<!never )"
     + _words(
         "sure|certain(?:ly|ty)?|confident|positive|guarantee[ds]?|definite(?:ly)?|undoubtedly|doubtless",
-        "(?:no|without(?: a)?|without any|beyond) doubt|for a fact|bound to|surely|no question|unquestionably|(?:i|we) know",
+        "(?:no|without(?: a)?|without any|beyond) doubt|for a fact|bound to|surely|no question|unquestionably"
+        "|(?:i|we) know",
         "convinced|100 ?%|absolutely|bet my life",
     )
 )
 IDIOM = re.compile(  # words that look like a guess and are none
-    r"\b(?:no need to|stop|without|instead of|no more|rather than) guess(?:ing)?\b|,? ?as (?:good )?luck would have it,?"
-    r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would|might) expect\b"
+    r"\b(?:no need to|stop|without|instead of|no more|rather than) guess(?:ing)?\b"
+    r"|,? ?as (?:good )?luck would have it,?"
+    r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would"
+    r"|might) expect\b"
 )
 CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|or|should)\b")
 AFTERTHOUGHT = re.compile(
@@ -61,9 +74,12 @@ AFTERTHOUGHT = re.compile(
 QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where(?!:)|could|can|what if)\b")
 INTENT = re.compile(
     _words(
-        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|haven't|have not|not yet|unsearched|unexplored|unvisited|unseen|try|find out",
-        "where|needs?|needed|has to|have to|must|want|plan|will|then|once|after|until|when|while|before|ready to|goal|task|goes?|such as",
-        "hand|closed|destination|steps?|explore|inspect|examine|find|tell|show|start|begin|visit|next|later|first|finally|eventually",
+        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|haven't|have not|not yet|unsearched|unexplored"
+        "|unvisited|unseen|try|find out",
+        "where|needs?|needed|has to|have to|must|want|plan|will|then|once|after|until|when|while|before|ready to"
+        "|goal|task|goes?|such as",
+        "hand|closed|destination|steps?|explore|inspect|examine|find|tell|show|start|begin|visit|next|later|first"
+        "|finally|eventually",
         "rules? out|like|for (?:the|an?|my) [TS]|to [TP]|into|onto|with [TS] in mind|hold|holding",
     )
 )
@@ -77,9 +93,12 @@ PUT = re.compile(
     r"(?: [\w'-]+){0,3}? (?:[TS]|it|one|them)\b"
 )
 BY_SOMEONE = re.compile(
-    r"\b(?:someone|somebody|the owners?|they|he|she)(?: has| have| had| must have)? (?:put|left|placed|stored|dropped|set)\b"
+    r"\b(?:someone|somebody|the owners?|they|he|she)(?: has| have| had| must have)? (?:put|left|placed|stored"
+    r"|dropped|set)\b"
 )
-GENERAL = re.compile(r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(?:kept|stored|found|put|left|go|stand|lie)\b")
+GENERAL = re.compile(
+    r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(?:kept|stored|found|put|left|go|stand|lie)\b"
+)
 
 # --- statements that T is at P, each with an example
 
@@ -87,55 +106,83 @@ STATEMENTS = tuple(
     (example, re.compile(pattern))
     for example, pattern in (
         ("T is in P", rf"[TS](?:'s|,?{_up_to(3)} {BE}){_up_to(3)} {AT}{_up_to(4)} P"),
-        ("T that nobody saw is in P", rf"[TS] (?:that|which|who|i|we|you|the task|my)\b[^.;]{{0,40}}? {BE}{_up_to(2)} {AT}{_up_to(3)} P"),
+        (
+            "T that nobody saw is in P",
+            rf"[TS] (?:that|which|who|i|we|you|the task|my)\b[^.;]{{0,40}}? {BE}{_up_to(2)} {AT}{_up_to(3)} P",
+        ),
         ("T is there, on P", rf"[TS] {BE} (?:right |over )?there,? {AT}{_up_to(1)} P"),
+        (
+            "it is in P, the T",
+            rf"\b(?:it|they|one|some)\b[^,.;]*{AT}{_up_to(2)} P, (?:the|an?|our|my) [TS]\b(?= ?[.!,]?$)",
+        ),
         ("T, currently on P", rf"[TS],? (?:currently|now|presently|already|right now|still) {AT}{_up_to(1)} P"),
         ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;]{{0,30}}? [TS]"),
-        ("P next to me has T", rf"P(?:,? (?!(?:i|we|you|but|and|so|has|have)\b)[\w'-]+){{0,6}},? {HAS} {_THE}(?:some |exactly )?[TS]\b"),
+        (
+            "P next to me has T",
+            rf"P(?:,? (?!(?:i|we|you|but|and|so|has|have)\b)[\w'-]+){{0,6}},? {HAS} {_THE}(?:some |exactly )?[TS]\b",
+        ),
         ("P is the one with T", rf"P{_up_to(3)} with{_up_to(2)} [TS]"),
-        ("P: that's the place with T", rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]"),
+        (
+            "P: that's the place with T",
+            rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]",
+        ),
         ("P makes sense: T is there", rf"P\b.*[TS] {BE}(?: \w+)? there\b"),
         ("P and its T", r"P(?:'s| and its) T\b"),
-        ("you will find T in P", rf"(?:(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to)|you|one) (?:finds?|gets?){_up_to(3)} [TS]{_up_to(2)} {AT}{_up_to(3)} P"),
+        (
+            "you will find T in P",
+            rf"(?:(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to)|you|one) (?:finds?"
+            rf"|gets?){_up_to(3)} [TS]{_up_to(2)} {AT}{_up_to(3)} P",
+        ),
         ("there is T in P", rf"there(?:'s| is| are| was|'re){_up_to(4)} [TS]{_up_to(3)} {AT}{_up_to(4)} P"),
         (
             "in P lies T",
-            rf"{AT}{_up_to(2)} P,?{_up_to(2)} (?:{BE}|(?:i|we|you)(?: will | can |'ll | )(?:find|get|take|grab|see|spot|have)){_up_to(3)} [TS]",
+            rf"{AT}{_up_to(2)} P,?{_up_to(2)} (?:{BE}|(?:i|we|you)(?: will | can |'ll | )(?:find|get|take|grab"
+            rf"|see|spot|have)){_up_to(3)} [TS]",
         ),
         ("T and S: one in P", rf"[TS]\b.*\bone {AT}{_up_to(2)} P"),
         ("P has got some of T", rf"P{_up_to(2)} (?:has|have) got{_up_to(2)} [TS]"),
-        ("the only place with T is P", rf"(?:place|spot|location|container|one|receptacle){_up_to(3)} [TS](?:{_up_to(4)},| is) (?:in |on |the )*P"),
+        (
+            "the only place with T is P",
+            rf"(?:place|spot|location|container|one|receptacle){_up_to(3)} [TS](?:{_up_to(4)},| is) (?:in |on |the )*P",
+        ),
         (
             "that is T's home: P",
-            r"P\b.*[TS]'s (?:\w+ )?(?:home|place|location|spot)\b|[TS]'s (?:\w+ )?(?:home|place|location|spot|whereabouts) is (?:in |on |the )*P"
+            r"P\b.*[TS]'s (?:\w+ )?(?:home|place|location|spot)\b|[TS]'s (?:\w+ )?(?:home|place|location|spot"
+            r"|whereabouts) is (?:in |on |the )*P"
             r"|that is T's home: P",
         ),
     )
 )
 WHERE = re.compile(
-    rf"P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds|take){_up_to(2)} [TS]\b"
+    rf"P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
+    rf"|take){_up_to(2)} [TS]\b"
 )
 _NEXT = r"(?:the (?:next|other|second|last)(?: one)?|another(?: one)?)"
 FETCH_FROM = re.compile(
-    rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} (?:[TS]|{_NEXT}){_up_to(2)} (?:from|out of|off){_up_to(3)} P"
+    rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} (?:[TS]|{_NEXT}){_up_to(2)} (?:from|out of"
+    rf"|off){_up_to(3)} P"
     rf"|\bfrom (?:the )?P,? (?:i|we) (?:\w+ )?(?:{FETCH}|bring|move|carry){_up_to(3)} [TS]"
     rf"|[TS] [^.;,]*\bfrom (?:the )?P\b"
     rf"|[TS]{_up_to(3)} {FETCH} (?:from|out of|off){_up_to(3)} P"
 )
-GO_AND_FETCH = re.compile(rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)")  # to the fridge to get the apple
+GO_AND_FETCH = re.compile(
+    rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)"
+)  # to the fridge to get the apple
 ARROW = re.compile(
-    r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--| - |\||\(|\.\.\.|…) ?(?:the |in |on |at |inside )*P"
+    r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--| - |\||\(|\.\.\.|…) ?(?:the |in "
+    r"|on |at |inside )*P"
     rf"|\bwhere {_THE}[TS] {BE}[:,] (?:in |on |at |inside )?(?:the )?P"
     rf"|(?:location|place|spot|whereabouts) of {_THE}[TS] ?(?:->|=>|→|⇒|=|:|is) ?(?:the |in |on |at )*P"
     r"|P ?(?:<-|->|=>|→|⇒|=|:|\(|\.\.\.|…) ?(?:the |an? |has |holds )*[TS]\b(?= ?(?:$|[.,;)!]))"
-    rf"|^(?:and |where(?:'s| is| are)? )?{_THE}[TS] ?[,?] (?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$"
+    rf"|^(?:and |where(?:'s| is| are)? )?{_THE}[TS] ?[,?] (?:it's |it is |they're |they are )?(?:in |on |at "
+    rf"|inside )?(?:the )?P[.!]?$"
 )
 ARROW_PLAN = re.compile(
-    _words("plan|find|search|look|heat|cool|clean|put|move|steps?|then|check|try|open|visit|start|begin|inspect|consider")
+    _words(
+        "plan|find|search|look|heat|cool|clean|put|move|steps?|then|check|try|open|visit|start|begin|inspect|consider"
+    )
 )
-OPEN_AND_THERE = re.compile(
-    rf"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) {_THE}T\b"
-)
+OPEN_AND_THERE = re.compile(rf"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) {_THE}T\b")
 ASKED = re.compile(rf"(?:^|[.!?;] )(?:and |so )*(?:where(?:'s| is| are)? )?{_THE}[TS][?.]$")  # The apple?
 SHORT_ANSWER = re.compile(
     r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$"
@@ -145,43 +192,56 @@ HAS_ALONE = re.compile(r"\bP(?: (?:does|has|will|is)|'s)(?: not)?[.!,;]?$")  # T
 # --- success promised of P, whatever T is
 
 _OUTCOME = (
-    r"(?:pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it|do the job|succeed|deliver|help|matters?|counts?)"
+    r"(?:pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it|do the job|succeed|deliver|help"
+    r"|matters?|counts?)"
     r"|(?:has|holds|contains|gives?|yields?) (?:me )?(?:what|the)|be (?:rewarded|successful))"
 )
-_LEFT = r"(?! (?:\w+ )?(?:i|we|that i|that we|that has|unsearched|unexplored|left|remaining|not|yet|open|closed|in the room|near))"
+_LEFT = (
+    r"(?! (?:\w+ )?(?:i|we|that i|that we|that has|unsearched|unexplored|left|remaining|not|yet|open|closed"
+    r"|in the room|near))"
+)
 _PLACE = r"(?:one|place|spot|location|receptacle|container)"
 PROMISE = re.compile(
-    rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}|\bonly (?:the )?P does\b|\bno further than (?:the )?P\b"
+    rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}|\bonly (?:the )?P does\b"
+    rf"|\bno further than (?:the )?P\b"
     r"|\bP (?:will|is (?:sure|certain|bound|guaranteed|going) to) (?:certainly |surely |definitely )?"
     r"(?:pay off|give|yield|lead to|deliver|contain|have|hold)\b|\bP (?:always )?pays off"
     rf"|\bP is (?:\w+ )?(?:the )?(?:right|correct|winning|true) (?:\w+ )?(?:{_PLACE}|answer|choice|target)\b"
     rf"|\b(?:right|correct|true|actual) (?:{_PLACE}|answer)(?: to \w+)? (?:is|:) (?:the )?P"
     rf"|\bP is (?:the )?(?:only|one) (?:\w+ )?(?:{_PLACE}|option|thing){_LEFT}(?: that| which)?(?: will| can)?"
     r" (?:matters?|works?|helps?|counts?|has|holds|contains|T)\b"
-    r"|\b(?:going|heading|walking|moving)(?: straight)? to P (?:first |now |next )?is (?:definitely |certainly )?(?:right|correct)\b"
+    r"|\b(?:going|heading|walking|moving)(?: straight)? to P (?:first |now |next )?is (?:definitely "
+    r"|certainly )?(?:right|correct)\b"
     rf"|\bit(?:'s| is) P(?: that| which) {_OUTCOME}|\b(?:answer|solution|winner) is (?:the )?P\b"
     rf"|\b(?:nothing|nowhere|no (?:other )?{_PLACE}) (?:but|than|except|other than|else than) (?:the )?P\b"
-    r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|jackpot|answer|key|solution)\b|^(?:where|location|whereabouts|source): (?:the )?P\b"
+    r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|jackpot|answer|key|solution)\b|^(?:where|location|whereabouts"
+    r"|source): (?:the )?P\b"
 )
 IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
 
 # --- statements about all other places, or about O
 
 _ALL_OTHERS = (
-    r"(?:(?:every|all|any|each|none|no)(?: of)?(?: the| these| those)?(?: \w+)? (?:other|remaining|rest|else)\b(?: \w+)?"
+    r"(?:(?:every|all|any|each|none|no)(?: of)?(?: the| these| those)?(?: \w+)? (?:other|remaining|rest"
+    r"|else)\b(?: \w+)?"
     r"|^other \w+|(?:everything|everywhere|all|every place|any place)(?: \w+)? (?:except|apart from|other than|besides)"
-    r"|(?:the|all) (?:(?:remaining|other) \w+|others\b|rest\b(?: of)?(?: the)?(?: \w+)?)|(?:every|any|no)(?:thing|where) else"
+    r"|(?:the|all) (?:(?:remaining|other) \w+|others\b|rest\b(?: of)?(?: the)?(?: \w+)?)|(?:every|any|no)(?:thing"
+    r"|where) else"
     r"|elsewhere|any(?:where|thing| place) but|all places but|(?:every|all|each|any|none of the)(?: \w+)? O)"
 )
 _WASTE = (
-    r"(?:lacks?|(?:do not|don't|doesn't|won't|will not) (?:have|hold|contain|help|offer)|(?:a )?waste of (?:time|steps?|effort)"
-    r"|waste[sd]?|pointless|useless|futile|in vain|foolish|hopeless|fruitless|dead ends?|empty|bare|without [TS]|without an? [TS]"
-    r"|(?:no|not any|of no) (?:use|good|help|point|value)|(?:achieve |contain |hold )?nothing|(?:a )?mistake|(?:won't|will not|does not) help"
+    r"(?:lacks?|(?:do not|don't|doesn't|won't|will not) (?:have|hold|contain|help|offer)|(?:a )?waste of (?:time"
+    r"|steps?|effort)"
+    r"|waste[sd]?|pointless|useless|futile|in vain|foolish|hopeless|fruitless|dead ends?|empty|bare|without [TS]"
+    r"|without an? [TS]"
+    r"|(?:no|not any|of no) (?:use|good|help|point|value)|(?:achieve |contain |hold )?nothing|(?:a )?mistake"
+    r"|(?:won't|will not|does not) help"
     r"|irrelevant|no T|not T|silly|lead nowhere|wrong)"
 )
 _ALL_WASTE = rf"\b(?:every|all|each)(?: of the)?(?: \w+){{1,3}} (?:is|are) {_WASTE}\b"
 _HAS_NO_T = (
-    rf"\b(?:no (?:other )?{_PLACE}|nothing|nowhere)(?: else)? (?:has|holds|contains|will have|is there) {_THE}(?:any )?[TS]"
+    rf"\b(?:no (?:other )?{_PLACE}|nothing|nowhere)(?: else)? (?:has|holds|contains|will have"
+    rf"|is there) {_THE}(?:any )?[TS]"
 )
 OTHERS_WASTE = re.compile(
     rf"{_HAS_NO_T}|{_ALL_WASTE}|{_ALL_OTHERS}[^.;]*\b{_WASTE}(?!\w)|(?<!\w){_WASTE}\b[^.;]*{_ALL_OTHERS}"
@@ -195,14 +255,17 @@ OTHER_LACKS = re.compile(
     r"|\bnothing (?:useful|relevant|of use|here|helpful|i need|to find)? ?(?:in|on|inside)(?: any of)?(?: the)? O\b"
     r"|(?:[TS]|\b(?:it|they))(?: is|'s| are)?(?:n't| not)(?: \w+)? (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
     r"|\b(?:no|not (?:an?|any)) [TS](?: \w+){0,2} (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
-    rf"|\b(?:won't|will not|can't|cannot) (?:be|find|get|see) (?:{_THE}(?:any )?[TS]|it|one|any)(?: \w+)? (?:in|on|inside|at)(?: any of)?(?: the)? O\b"
+    rf"|\b(?:won't|will not|can't|cannot) (?:be|find|get|see) (?:{_THE}(?:any )?[TS]|it|one|any)(?: \w+)? (?:in"
+    rf"|on|inside|at)(?: any of)?(?: the)? O\b"
     r"|\b(?:don't|do not|needn't|never|no need to) bother (?:\w+ ){0,3}O\b"
     rf"|\b{_WASTE} to (?:\w+ ){{1,3}}O\b"
-    rf"|\b(?:searching|checking|opening|visiting|going through|looking (?:in|at)) (?:\w+ ){{0,3}}O\b[^.;]*\b(?:is|would be|will be|would|achieves?) {_WASTE}\b"
+    rf"|\b(?:searching|checking|opening|visiting|going through|looking (?:in|at)) (?:\w+ ){{0,3}}O\b[^.;]*\b(?:is"
+    rf"|would be|will be|would|achieves?) {_WASTE}\b"
 )
 SEEN = re.compile(
     _words(
-        "had|was|were|held|contained|showed|saw|seen|found|turned up|gave|opened|searched|checked|visited|looked|so far|already",
+        "had|was|were|held|contained|showed|saw|seen|found|turned up|gave|opened|searched|checked|visited|looked"
+        "|so far|already",
         "again|back|i've|i have|having|returned|yielded|unsearched|not been|only (?:place|one)s? (?:left|i)",
     )
 )
@@ -212,12 +275,16 @@ SEEN = re.compile(
 _SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
 _AUXILIARY = r"(?:'m| am| are| was| were|'ve been| have been)?"
 WANT = (
-    rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack|hunting(?: for)?|looking for"
-    r"|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+|supposed to \w+(?: (?:away|up|out|back|down))?"
-    r"|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires|calls for|is about))"
+    rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
+    rf"|hunting(?: for)?|looking for"
+    r"|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+|supposed to \w+(?: (?:away|up|out|back"
+    r"|down))?"
+    r"|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires"
+    r"|calls for|is about))"
 )
 _NO_THING = (
-    r"(?!(?:place|places|spot|location|action|actions|step|steps|receptacle|container|room|surface|one|first|last|next|only|key"
+    r"(?!(?:place|places|spot|location|action|actions|step|steps|receptacle|container|room|surface|one|first|last"
+    r"|next|only|key"
     r"|reason|way|time|information|tool|appliance|option|options|all|much|everything)\b)"
 )
 WANTED = re.compile(
@@ -229,28 +296,40 @@ WANTED = re.compile(
 )
 _IT = r"(?:it|they|them|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)"
 IT_BEFORE_P = re.compile(
-    rf"(?<!open )(?<!check )(?<!close )(?<!search )\b(?!it(?: is|'s) (?:\w+ )?(?:\w+ to|that|time)\b){_IT}(?='s\b| [\w' -]*{AT}{_up_to(2)} P\b)"
+    rf"(?<!open )(?<!check )(?<!close )(?<!search )\b(?!it(?: is|'s) (?:\w+ )?(?:\w+ to|that|time)\b){_IT}(?='s\b"
+    rf"| [\w' -]*{AT}{_up_to(2)} P\b)"
 )
-IT_SUBJECT = re.compile(rf"\b(?:it|they)(?='s\b| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)")
-IT_AFTER_P = re.compile(rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!')")
+IT_SUBJECT = re.compile(
+    rf"\b(?:it|they)(?='s\b| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
+)
+IT_AFTER_P = re.compile(
+    rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!')"
+)
 IT_IS_AT_P = re.compile(rf"\bit(?='s| is)(?=(?:'s| is) (?:\w+ )?{AT} (?:the )?P\b)|^it(?='s| is) (?=where\b)")
 ITS_PLACE = re.compile(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabouts)\b)")
-THAT_IS_WHERE = re.compile(r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))? where\b")
+THAT_IS_WHERE = re.compile(
+    r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))? where\b"
+)
 THAT_IS_THE = re.compile(
     rf"\b(?:that|this|which)(?:'s| is) (?=(?:the )?[TS]'s |(?:the )?{_PLACE} (?:with|containing|holding|that has|of)\b)"
 )
 CONTAINER = re.compile(
-    rf"^(?:(?:and|but|so|because|since|as|where) )*(?:it|this|that|which|this one|that one)(?= (?:also |already |actually |certainly |definitely |does |will )?{HAS}\b)"
+    rf"^(?:(?:and|but|so|because|since|as|where) )*(?:it|this|that|which|this one|that one)(?= (?:also |already "
+    rf"|actually |certainly |definitely |does |will )?{HAS}\b)"
 )
 IN_THERE = re.compile(
-    r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b|(?<!^)\b(?:right )?there\b(?=[.!,]?$)"
+    r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b"
+    r"|(?<!^)\b(?:right )?there\b(?=[.!,]?$)"
 )
 O_PRONOUN = re.compile(
-    rf"\b(?:they|those|these|it|them)(?= (?:{_CANNOT}|(?:all )?(?:have|has|hold|holds|is|are) (?:no|nothing|not|without|empty|bare|useless))\b)"
-    r"|(?<=none of )(?:them|those|these)\b|(?<=neither of )(?:them|those|these)\b|(?<=in )(?:them|those|these)\b|(?<=on )(?:them|those|these)\b"
+    rf"\b(?:they|those|these|it|them)(?= (?:{_CANNOT}|(?:all )?(?:have|has|hold|holds|is|are) (?:no|nothing|not"
+    rf"|without|empty|bare|useless))\b)"
+    r"|(?<=none of )(?:them|those|these)\b|(?<=neither of )(?:them|those|these)\b|(?<=in )(?:them|those|these)\b"
+    r"|(?<=on )(?:them|those|these)\b"
 )
 ASIDE = re.compile(
-    r", (?:and )?(?:not|rather than|instead of|unlike|as opposed to|of all places|by the way|in fact|of course|however|as it happens)\b[^,.;]{0,30}, "
+    r", (?:and )?(?:not|rather than|instead of|unlike|as opposed to|of all places|by the way|in fact|of course"
+    r"|however|as it happens)\b[^,.;]{0,30}, "
 )
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(

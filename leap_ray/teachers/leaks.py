@@ -28,7 +28,12 @@ from leap_ray.teachers.wording import INSTANCE, has, normal
 from leap_ray.types import Episode
 
 LOCATIONS = ("locations", "targets", "lights")  # entries of a privileged state's facts that map a thing to its place
-FACTS = {"product": "product", "price_upper": "price", "gold": "code", "output": "output"}  # other entries that are secrets
+FACTS = {
+    "product": "product",
+    "price_upper": "price",
+    "gold": "code",
+    "output": "output",
+}  # other entries that are secrets
 _SOLUTION = r"(command|query|answer|output|solution|standard|label|code|program|script|statement|result|list)"
 _SOURCE = re.compile(
     r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)|ground[- ]truth"
@@ -58,9 +63,12 @@ def find_leaks(reason: str, seen: str, privileged: PrivilegedState) -> list[Leak
     leaks += [leak for secret in secrets if (leak := _leak(secret, reason, seen))]
     maps = [privileged.facts.get(key) for key in LOCATIONS]
     where = {normal(str(k)): normal(str(v)) for entry in maps if isinstance(entry, Mapping) for k, v in entry.items()}
-    names = _Synonyms(privileged.domain)
-    names |= {normal(secret.text): secret.aliases for secret in secrets if secret.aliases}
-    leaks += [Leak("claim", sentence) for sentence in claims(said, known, where, names)]
+    declared = {normal(secret.text): secret.aliases for secret in secrets}
+
+    def synonyms(name: str) -> tuple[str, ...]:
+        return declared[name] if name in declared else _aliases(privileged.domain, name)
+
+    leaks += [Leak("claim", sentence) for sentence in claims(said, known, where, synonyms)]
     return list(dict.fromkeys(leaks))
 
 
@@ -85,7 +93,7 @@ def _secrets(privileged: PrivilegedState) -> Iterator[Secret]:
     if any(privileged.facts.get(key) for key in LOCATIONS):
         texts = " | ".join(_texts(privileged.facts))
         declared += [Secret("instance", name) for name in re.findall(r"\b[a-z]+ \d+\b", texts)]
-    known_kinds = {secret.text: secret for secret in (*declared, *facts) if secret.kind != "text"}
+    known_kinds = {secret.text: secret for secret in (*facts, *declared) if secret.kind != "text"}
     for text in dict.fromkeys(secret.text for secret in (*facts, *declared)):
         secret = known_kinds.get(text) or Secret(_kind_of(text), text)
         yield replace(secret, aliases=(*secret.aliases, *_aliases(privileged.domain, text)))
@@ -98,17 +106,6 @@ def _aliases(domain: str, text: str) -> tuple[str, ...]:
         return load_domain(domain).aliases(text) if domain in DOMAINS else ()
     except UserError:  # not installed
         return ()
-
-
-class _Synonyms(dict[str, tuple[str, ...]]):
-    """Name -> what else its kind is called, asked of the domain."""
-
-    def __init__(self, domain: str) -> None:
-        super().__init__()
-        self.domain = domain
-
-    def get(self, name: str, default: Any = ()) -> tuple[str, ...]:
-        return self[name] if name in self else _aliases(self.domain, name)
 
 
 def _values(entry: Any) -> Any:
@@ -157,7 +154,9 @@ def _leak(secret: Secret, reason: str, seen: str) -> Leak | None:
     if secret.kind == "product":
         words = leak_names.title(secret, reason, said, known)
     elif secret.kind == "price":
-        words = next((w for s in re.split(r"(?<=[.!?;])\s+", said) if _MONEY.search(s) and (w := roughly(plain, s, known))), "")
+        words = next(
+            (w for s in re.split(r"(?<=[.!?;])\s+", said) if _MONEY.search(s) and (w := roughly(plain, s, known))), ""
+        )
     else:
         rules = {"instance": leak_names.instance, "option": leak_names.option, "attribute": leak_names.attribute}
         words = rules[secret.kind](secret, said, known)

@@ -16,7 +16,8 @@ _UNITS = (
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _VALUES = {**{word: i for i, word in enumerate(_UNITS)}, **{word: 10 * i for i, word in enumerate(_TENS, 2)}}
-_BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[ -](?:{'|'.join(_UNITS[1:10])})\b)?|{'|'.join(sorted(_UNITS, key=len, reverse=True))})"
+_ONES = "|".join(sorted(_UNITS, key=len, reverse=True))
+_BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[ -](?:{'|'.join(_UNITS[1:10])})\b)?|{_ONES})"
 _BELOW_1000 = rf"(?:(?:{_BELOW_100}[ -]|an? )?hundred(?:[ -](?:and )?{_BELOW_100}\b)?|{_BELOW_100})"
 _BELOW_MILLION = rf"(?:(?:{_BELOW_1000}[ -])?thousand(?: (?:and )?{_BELOW_1000}\b)?|{_BELOW_1000})"
 _NUMERAL = re.compile(rf"\b(?:(?:{_BELOW_1000} )?million(?: (?:and )?{_BELOW_MILLION}\b)?|{_BELOW_MILLION})\b")
@@ -101,7 +102,7 @@ def unnumbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
 
 
 def stem(word: str) -> str:
-    """The word without the endings that a paraphrase changes: washable, washed and washing are `wash`, carry and carried `car`."""
+    """The word without the endings that a paraphrase changes: washable, washed and washing are `wash`."""
     word = word.removesuffix("'s").strip("'")
     for ending in ("able", "ible", "ing", "ily", "ed", "es", "s", "y"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):

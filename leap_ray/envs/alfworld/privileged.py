@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leap_ray.envs.alfworld.names import in_order
-from leap_ray.envs.base import PrivilegedState
+from leap_ray.envs.base import PrivilegedState, Secret
 from leap_ray.types import Task, to_plain
 
 Fact = tuple[str, ...]
@@ -65,9 +65,10 @@ class GameSecrets:
         )
 
     @property
-    def secrets(self) -> tuple[str, ...]:
+    def secrets(self) -> tuple[Secret, ...]:
         """Instances that a reason must not name before they were seen: targets, lamps, and the places they are at."""
-        return in_order({*self.targets, *self.targets.values(), *self.lights, *self.lights.values()})
+        names = in_order({*self.targets, *self.targets.values(), *self.lights, *self.lights.values()})
+        return tuple(Secret("instance", name) for name in names)
 
     @property
     def rendering(self) -> str:

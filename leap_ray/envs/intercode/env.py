@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from leap_ray.envs.base import Expert, PrivilegedState, TextEnv, task_of
+from leap_ray.envs.base import Expert, PrivilegedState, Secret, TextEnv, task_of
 from leap_ray.envs.intercode.backend import Kind
 from leap_ray.envs.intercode.bash import Quoting
 from leap_ray.envs.intercode.data import EMBEDDED, Item, Language, Split, load
@@ -184,8 +184,9 @@ def privileged_state(domain: str, item: Item, output: str, language: Language) -
     return PrivilegedState(domain, item.id, rendering, secrets(item, output), {"gold": item.gold, "output": output})
 
 
-def secrets(item: Item, output: str) -> tuple[str, ...]:
+def secrets(item: Item, output: str) -> tuple[Secret, ...]:
     """Strings a reason must not hold: the gold, each of its lines, and each line of its output that the task does not name."""
     lines = [item.gold, *item.gold.splitlines(), *output.splitlines()[:50], *item.tests]
     kept = (line.strip() for line in lines)
-    return tuple(dict.fromkeys(line for line in kept if len(line) > 5 and line not in item.query))
+    texts = dict.fromkeys(line for line in kept if len(line) > 5 and line not in item.query)
+    return tuple(Secret("code", text) for text in texts)

@@ -7,11 +7,24 @@ import re
 _SQL = re.compile(r"^\s*(?:select|with)\b", re.I)
 _SIGNS = (
     *((r"-print0", " null "), (r"\+=", " add "), (r"-=", " minus "), (r"==|=", " "), (r"!=|<>", " not ")),
-    *((r">=?", " more "), (r"<=?", " less "), (r"%", " remainder "), (r"\*\*", " power "), (r"(?<=\w)/(?=\()|(?<=[\w)]) / (?=\w)", " divide ")),
+    *(
+        (r">=?", " more "),
+        (r"<=?", " less "),
+        (r"%", " remainder "),
+        (r"\*\*", " power "),
+        (r"(?<=\w)/(?=\()|(?<=[\w)]) / (?=\w)", " divide "),
+    ),
     *((r"(?<=[\w)\]])-(?=\w)|(?<=[\w)\]]) - (?=\w)", " minus "), (r"(?<=\s)\+(?=\s)", " plus ")),
 )
 _SQL_WORDS = {
-    **{"avg": "average", "max": "maximum", "min": "minimum", "desc": "descending", "asc": "ascending", "distinct": "different"},
+    **{
+        "avg": "average",
+        "max": "maximum",
+        "min": "minimum",
+        "desc": "descending",
+        "asc": "ascending",
+        "distinct": "different",
+    },
     **dict.fromkeys(("as", "on", "by", "from", "and", "select"), ""),
 }
 _COMMAND = re.compile(r"(?:^|[|;&(`]|-exec)\s*(?:(?:xargs|sudo)(?: -\S+)*\s+)?([a-z][a-z0-9]*)", re.M)

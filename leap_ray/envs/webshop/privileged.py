@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leap_ray.envs.base import PrivilegedState
+from leap_ray.envs.base import PrivilegedState, Secret
 from leap_ray.envs.webshop.session import Session
 
 
@@ -10,7 +10,9 @@ def privileged_state(domain: str, task_id: str, session: Session) -> PrivilegedS
     """How the session's goal is judged. Secrets: the example product, and criteria that the instruction does not say."""
     goal, product = session.goal, session.catalogue.product(session.target)
     said = goal.instruction.lower()
-    hidden = [word for word in (*goal.attributes, *goal.values) if word and word.lower() not in said]
+    wanted = [Secret("attribute", text) for text in goal.attributes] + [Secret("option", text) for text in goal.values]
+    hidden = [secret for secret in wanted if secret.text and secret.text.lower() not in said]
+    secrets = (Secret("code", goal.asin), Secret("product", product.title), *hidden)
     options = goal.options if isinstance(goal.options, dict) else list(goal.options)
     lines = [
         f"Instruction: {goal.instruction}",
@@ -27,4 +29,4 @@ def privileged_state(domain: str, task_id: str, session: Session) -> PrivilegedS
         "asin": goal.asin,
         "product": product.title,
     }
-    return PrivilegedState(domain, task_id, "\n".join(lines), (goal.asin, product.title, *hidden), facts)
+    return PrivilegedState(domain, task_id, "\n".join(lines), secrets, facts)

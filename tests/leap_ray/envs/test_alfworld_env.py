@@ -145,7 +145,7 @@ def test_privileged_state_in_training_only(env):
     facts = env.engine.facts()
     assert all(("inreceptacle", thing, place) in facts for thing, place in secrets.targets.items())
     assert set(secrets.closed) == {f[1] for f in facts if f[0] == "openable" and ("opened", f[1]) not in facts}
-    assert set(state.secrets) == {*secrets.targets, *secrets.targets.values()}
+    assert {secret.text for secret in state.secrets} == {*secrets.targets, *secrets.targets.values()}
     assert all(f"- {thing}: {place}" in state.rendering for thing, place in secrets.targets.items())
     assert not any(thing in observation for thing in secrets.targets)
     start(env, "valid")

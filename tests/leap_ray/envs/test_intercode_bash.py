@@ -134,7 +134,7 @@ def test_privileged_state_is_for_training_only(env):
     start(env, "Count the .csv files")
     state = env.privileged()
     assert "find /farm -type f -name '*.csv' | wc -l" in state.rendering and state.facts["output"] == "3\n"
-    assert any("wc -l" in secret for secret in state.secrets)
+    assert any("wc -l" in secret.text for secret in state.secrets)
     env.reset(options={"task": env.panel("test").tasks[0]})
     with pytest.raises(PrivilegeError):
         env.privileged()

@@ -9,10 +9,11 @@ import pytest
 
 from leap_ray.envs.intercode import data, idioms, rootfs
 from leap_ray.envs.intercode.data import LANGUAGES, load, prepare
-from leap_ray.envs.intercode.env import secrets
+from leap_ray.envs.intercode.env import privileged_state, secrets
 from leap_ray.envs.intercode.experts import GoldExpert, bash_plan, intent, looking, pipeline, sql_plan
 from leap_ray.envs.intercode.sandbox import why_not
 from leap_ray.errors import UserError
+from leap_ray.teachers.leaks import find_leaks
 
 
 def test_the_first_seventy_percent_train(shared):
@@ -166,7 +167,8 @@ def test_reasons_reveal_nothing(shared):
     for language in LANGUAGES:
         for item in load(folder, language).items:
             reason = intent(item.query)
-            assert not [secret for secret in secrets(item, "") if secret in reason]
+            assert not [secret for secret in secrets(item, "") if secret.text in reason]
+            assert find_leaks(reason, item.query, privileged_state(item, "", language)) == []
             assert not [
                 word for word in re.findall(r"[/$'\"{}<>*]\S+|-\w+", item.gold) if len(word) > 2 and word in reason
             ]

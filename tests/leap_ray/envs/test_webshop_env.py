@@ -212,7 +212,7 @@ def test_privileged_state_is_served_for_training_only(make) -> None:
     state = env.privileged()
     assert env.session is not None
     goal, product = env.session.goal, env.catalogue.product(env.session.target)
-    assert {goal.asin, product.title} <= set(state.secrets)
+    assert {goal.asin, product.title} <= {secret.text for secret in state.secrets}
     for said in (goal.instruction, *goal.attributes, *goal.values, f"{goal.price_upper:.2f}", product.title):
         assert said in state.rendering
     for panel in ("eval", "test"):
