@@ -167,7 +167,9 @@ class ChatTemplate:
         end_id = next((i for i in self.tokens.encode(tail) if i in controls), None)
         if end_id is None or (trail := tail.partition(controls[end_id])[0]).strip():
             shown = tail[:30] if end_id is None else trail
-            raise self._refused(f"ends an answer with {shown!r}, which is no special token: nothing would stop the student")
+            raise self._refused(
+                f"ends an answer with {shown!r}, which is no special token: nothing would stop the student"
+            )
         return controls[end_id], end_id
 
     def _strips(self, head: str, opening: str) -> tuple[bool, bool]:

@@ -16,7 +16,7 @@ from leap_ray.learning.attention import implementation, model_inputs
 from leap_ray.learning.objectives import sequence_logprobs, target_logprobs
 from leap_ray.learning.prefix_tree import Branch, Row, build_row
 from leap_ray.learning.sources import check_model, materialize
-from leap_ray.learning.trainable import check_config, check_tree, check_trainable, read_config
+from leap_ray.learning.trainable import check_config, check_trainable, check_tree, read_config
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning import trainable
 from leap_ray.learning.model import load_trainable
-from leap_ray.learning.trainable import check_config, check_length, check_tree, check_trainable, context_length
+from leap_ray.learning.trainable import check_config, check_length, check_trainable, check_tree, context_length
 
 SHAPE = dict(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
@@ -35,7 +35,9 @@ RIGHT = {
     "qwen3": lambda: config("Qwen3", **SHAPE, **HEADS),
     "olmo2": lambda: config("Olmo2", **SHAPE),
     "smollm3": lambda: config("SmolLM3", **SHAPE),
-    "qwen3 experts": lambda: config("Qwen3Moe", **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+    "qwen3 experts": lambda: config(
+        "Qwen3Moe", **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16
+    ),
     "granite, attention alone": lambda: config("GraniteMoeHybrid", **SHAPE, **GRANITE, layer_types=["attention"] * 4),
     "phi 4 mini": lambda: config("Phi3", **SHAPE, sliding_window=262144),
     "mistral 4096": lambda: config("Mistral", **SHAPE, sliding_window=4096),
