@@ -77,7 +77,8 @@ class ChatTemplate:
     def check(self) -> None:
         """Refuse a template after whose prompt the student would go on with thoughts or a header. Raises UserError."""
         for opening in (self.parts.opening, self.parts.reopening):
-            if mark := left_open(opening):
+            mark = left_open(opening)
+            if mark and (mark != "<|start|>" or "<|message|>" in self.source):  # else that token is no header's beginning
                 raise UserError(
                     f"the chat template of {self.tokenizer.name_or_path!r} leaves {mark!r} open at the end of a prompt, so "
                     f"that a student's answer would be part of its thoughts: {self._remedy(mark)}"

@@ -128,6 +128,11 @@ def test_a_prompt_that_leaves_thoughts_open_is_refused_and_the_remedy_closes_the
     assert after[: len(before) + len(completion)] == [*before, *completion]
 
 
+def test_a_turn_that_begins_with_a_start_token_is_no_open_header(tokenizer):
+    source = CHATML.replace("<|im_start|>", "<|start|>").replace("<|im_end|>", "<|end|>")
+    assert tokenizer.decode(told(prompter_of(tokenizer, source))[0]).endswith("<|start|>assistant\n")
+
+
 def test_a_header_of_history_belongs_to_the_prompt(tokenizer):
     source = next(file for file in SHIPPED if file.stem == "gptoss").read_text()
     before, _, after = told(prompter_of(tokenizer, source))

@@ -84,6 +84,24 @@ async def test_the_student_prompt_is_rebuilt_word_for_word(prompter):
         assert rebuilt == prompter.tokenizer.decode(episode.prompt_ids(t))
 
 
+async def test_the_students_words_stay_the_tokens_it_sampled(prompter):
+    """Also those with thoughts, or cut short, which no text would give back."""
+    episode = episode_of(prompter, "go to desk 1", "go to shelf 1", "leave")
+    said = prompter.tokenizer("<think>\nHm.\n</think>\n\nthink: a\nact: g", add_special_tokens=False)["input_ids"]
+    odd = (*said, *prompter.tokenizer("o to desk 1", add_special_tokens=False)["input_ids"])
+    conversation, steps = prompter.start(episode.instruction), []
+    for step in episode.steps:
+        conversation.prompt(step.observation, step.candidates)
+        keep, new = conversation.delta
+        conversation.reply(odd, step.action)
+        steps.append(dataclasses.replace(step, keep=keep, new=new, completion=odd, text=prompter.text(odd)))
+    episode = dataclasses.replace(episode, steps=tuple(steps))
+    hindsight = Hindsight(prompter, CORRIDOR)
+    for t in range(3):
+        assert hindsight.ids(hindsight.messages(episode, t)) == episode.prompt_ids(t)
+        assert hindsight.parse(episode, odd).action == "go to desk 1"
+
+
 async def test_an_answer_that_cannot_be_used_is_drawn_once_more(prompter):
     episode = episode_of(prompter, "dance")
     student, teacher = self_teacher(prompter, ("I fly.", "fly"), ("A shelf it is.", "go to shelf 1"))
