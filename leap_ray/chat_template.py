@@ -78,7 +78,8 @@ class ChatTemplate:
         """Refuse a template after whose prompt the student would go on with thoughts or a header. Raises UserError."""
         for opening in (self.parts.opening, self.parts.reopening):
             mark = left_open(opening)
-            if mark and (mark != "<|start|>" or "<|message|>" in self.source):  # else that token is no header's beginning
+            begins_turn = mark == "<|start|>" and "<|message|>" not in self.source  # it begins no header, then
+            if mark and not begins_turn:
                 raise UserError(
                     f"the chat template of {self.tokenizer.name_or_path!r} leaves {mark!r} open at the end of a prompt, so "
                     f"that a student's answer would be part of its thoughts: {self._remedy(mark)}"
