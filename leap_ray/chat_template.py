@@ -77,7 +77,9 @@ class ChatTemplate:
     def check(self) -> None:
         """Refuse a template after whose prompt the student would go on with thoughts or a header. Raises UserError."""
         for opening in (self.parts.opening, self.parts.reopening):
-            if mark := left_open(opening):
+            mark = left_open(opening)
+            begins_turn = mark == "<|start|>" and "<|message|>" not in self.source  # it begins no header, then
+            if mark and not begins_turn:
                 raise UserError(
                     f"the chat template of {self.tokenizer.name_or_path!r} leaves {mark!r} open at the end of a prompt, so "
                     f"that a student's answer would be part of its thoughts: {self._remedy(mark)}"
@@ -167,7 +169,9 @@ class ChatTemplate:
         end_id = next((i for i in self.tokens.encode(tail) if i in controls), None)
         if end_id is None or (trail := tail.partition(controls[end_id])[0]).strip():
             shown = tail[:30] if end_id is None else trail
-            raise self._refused(f"ends an answer with {shown!r}, which is no special token: nothing would stop the student")
+            raise self._refused(
+                f"ends an answer with {shown!r}, which is no special token: nothing would stop the student"
+            )
         return controls[end_id], end_id
 
     def _strips(self, head: str, opening: str) -> tuple[bool, bool]:

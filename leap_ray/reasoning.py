@@ -17,7 +17,10 @@ _CLOSES = (
     rf"</(?:\w+:)?{_WORD}>|\[/{_WORD}\]|<\|/{_WORD}\|>|<\|end(?:_of)?_{_WORD}\|>|\u25c1/{_WORD}\u25b7"
     r"|<\|inner_suffix\|>|<channel\|>"
 )
-_HEADER = r"<\|channel\|>\s*(?:final|response|answer)\s*<\|message\|>|<\|start\|>(?:(?!<\|channel\|>|<\|start\|>).)*?<\|message\|>"
+_HEADER = (
+    r"<\|channel\|>\s*(?:final|response|answer)\s*<\|message\|>"
+    r"|<\|start\|>(?:(?!<\|channel\|>|<\|start\|>).)*?<\|message\|>"
+)
 _FINAL = "<|channel|>final<|message|>"  # the header of an answer, where channels have names
 _MARKS = re.compile(rf"(?P<closes>{_CLOSES}|{_HEADER}|<\|end\|>)|(?P<opens>{_OPENS})", re.IGNORECASE | re.DOTALL)
 _ANSWERS = re.compile(rf"{_CLOSES}|<\|message\|>", re.IGNORECASE)
@@ -34,7 +37,11 @@ def left_open(text: str) -> str:
 def closing_of(mark: str) -> str:
     """Text that ends the thoughts, or completes the header, which the mark opened."""
     if mark.startswith("<|channel|>"):
-        return _FINAL.removeprefix(mark) if _FINAL.startswith(mark) else _completed(mark) + "<|end|><|start|>assistant" + _FINAL
+        return (
+            _FINAL.removeprefix(mark)
+            if _FINAL.startswith(mark)
+            else _completed(mark) + "<|end|><|start|>assistant" + _FINAL
+        )
     if mark == "<|start|>":
         return _FINAL
     if mark == "<|channel>":

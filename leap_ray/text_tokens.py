@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 _GUARD = "\n"  # encoded before a piece of text, then dropped: a piece is not the beginning of a text
@@ -85,7 +86,7 @@ class TextTokens:
 
     def _in_pieces(self, before: str, text: str, after: str, places: Any) -> list[int]:
         cuts = [0, *places, len(text)]
-        pieces = [text[a:b] for a, b in zip(cuts, cuts[1:])]
+        pieces = [text[a:b] for a, b in pairwise(cuts)]
         pieces[0], pieces[-1] = before + pieces[0], pieces[-1] + after
         return self._plain(pieces[0]) + [i for piece in pieces[1:] for i in self._continued(piece)]
 

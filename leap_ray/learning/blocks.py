@@ -107,7 +107,9 @@ def attend(module: Any, query, key, value, attention_mask, **kwargs: Any) -> tup
             "a sequence"
         )
     if unknown := [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]:
-        raise ValueError(f"{type(module).__name__} attends with {', '.join(unknown)}, which rows of branches do not support")
+        raise ValueError(
+            f"{type(module).__name__} attends with {', '.join(unknown)}, which rows of branches do not support"
+        )
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     out = TreeAttention.apply(query[0], key[0], value[0], tree.blocks, scale)
     return out.transpose(0, 1)[None].contiguous(), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -309,6 +310,19 @@ def test_no_engine_outlives_its_actor(workers):
     actor.kill()
     actor.wait()
     _wait_until_gone(pid)
+
+
+def test_the_engine_gets_the_context_that_rotary_scaling_gives(student_config, student_folder, tmp_path):
+    said = json.loads((student_folder / "config.json").read_text())
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": said["max_position_embeddings"]}
+    (tmp_path / "config.json").write_text(json.dumps({**said, "rope_parameters": scaling}))
+    long = dataclasses.replace(student_config, max_length=4 * said["max_position_embeddings"])
+    engine.check(long, tmp_path)
+    wanted = {"max_position_embeddings": long.max_length}
+    assert engine.settings(long, tmp_path, 0)["hf_overrides"] == wanted
+    assert engine.settings(student_config, student_folder, 0)["hf_overrides"] == {}
+    with pytest.raises(UserError, match="above the"):
+        engine.check(dataclasses.replace(long, max_length=long.max_length + 1), tmp_path)
 
 
 @pytest.mark.slow

@@ -107,9 +107,7 @@ def test_a_chat_template_that_would_spoil_answers_is_refused(template, named, st
 
 def test_a_run_keeps_the_date_of_the_day_on_which_it_was_made(student_folder, tmp_path, monkeypatch):
     template = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
-    plain = cli.configuration.load(
-        written(tmp_path, **student_with(template, student_folder, tmp_path / "student"))
-    )
+    plain = cli.configuration.load(written(tmp_path, **student_with(template, student_folder, tmp_path / "student")))
     assert preflight.check_student(cli.configuration.load(written(tmp_path)), tmp_path / "run").student.date is None
     made = preflight.check_student(plain, tmp_path / "run")
     assert made.student.date == datetime.date.today().isoformat()

@@ -1,4 +1,4 @@
-"""Chat templates of many model families: what is trained is what was read and said, or the template is refused in one sentence."""
+"""Chat templates of many families: what is trained is what was read and said, or the template is refused in one sentence."""
 
 import datetime
 import re
@@ -71,7 +71,9 @@ def test_every_shipped_template_is_right_or_refused(tokenizer, file):
     # As the template itself shows this history, but for empty blocks of thoughts, which some show in the last turn only.
     own, ours = shown_by_template(prompter), tokenizer.decode(after)
     assert THOUGHTS.sub("", own) == THOUGHTS.sub("", ours)
-    if own == ours and "\n\n" not in prompter.template.parts.opening:  # SmolLM2 splits these before a word, not at an end
+    if (
+        own == ours and "\n\n" not in prompter.template.parts.opening
+    ):  # SmolLM2 splits these before a word, not at an end
         assert tokenizer(own, add_special_tokens=False)["input_ids"] == after
 
 
@@ -124,6 +126,11 @@ def test_a_prompt_that_leaves_thoughts_open_is_refused_and_the_remedy_closes_the
     before, completion, after = told(prompter_of(tokenizer, source, prefill=prefill))
     assert tokenizer.decode(before).endswith(prefill)
     assert after[: len(before) + len(completion)] == [*before, *completion]
+
+
+def test_a_turn_that_begins_with_a_start_token_is_no_open_header(tokenizer):
+    source = CHATML.replace("<|im_start|>", "<|start|>").replace("<|im_end|>", "<|end|>")
+    assert tokenizer.decode(told(prompter_of(tokenizer, source))[0]).endswith("<|start|>assistant\n")
 
 
 def test_a_header_of_history_belongs_to_the_prompt(tokenizer):
@@ -216,7 +223,7 @@ def test_the_end_of_a_turn_is_its_first_special_token(tokenizer):
         "{% else %} {{ message.content }} <|im_end|>{% endif %}{% endfor %}"
     )
     prompter = prompter_of(tokenizer, source)
-    before, completion, after = told(prompter)
+    _, completion, after = told(prompter)
     assert tokenizer.decode([prompter.end_id]) == "<|im_end|>"
     assert tokenizer.decode(completion) == f" {ANSWERED} <|im_end|>"
     assert tokenizer(tokenizer.decode(after), add_special_tokens=False)["input_ids"] == after

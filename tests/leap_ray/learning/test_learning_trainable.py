@@ -35,7 +35,9 @@ RIGHT = {
     "qwen3": lambda: config("Qwen3", **SHAPE, **HEADS),
     "olmo2": lambda: config("Olmo2", **SHAPE),
     "smollm3": lambda: config("SmolLM3", **SHAPE),
-    "qwen3 experts": lambda: config("Qwen3Moe", **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+    "qwen3 experts": lambda: config(
+        "Qwen3Moe", **SHAPE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16
+    ),
     "granite, attention alone": lambda: config("GraniteMoeHybrid", **SHAPE, **GRANITE, layer_types=["attention"] * 4),
     "phi 4 mini": lambda: config("Phi3", **SHAPE, sliding_window=262144),
     "mistral 4096": lambda: config("Mistral", **SHAPE, sliding_window=4096),

@@ -8,7 +8,7 @@ from corridor import play
 from desks import privileged
 
 from leap_ray.config import DomainConfig, TeacherConfig
-from leap_ray.policy import Prompter, tokenize
+from leap_ray.policy import MARKERS, Prompter, tokenize
 from leap_ray.teachers.constrained import ConstrainedTeacher, action_scores, realizability_gap
 from leap_ray.teachers.self_teacher import Hindsight, SelfTeacher
 from leap_ray.types import Completion, Correction, Outcome, StepCorrection
@@ -82,6 +82,26 @@ async def test_the_student_prompt_is_rebuilt_word_for_word(prompter):
     for t in range(3):
         rebuilt = prompter.tokenizer.decode(hindsight.ids(hindsight.messages(episode, t)))
         assert rebuilt == prompter.tokenizer.decode(episode.prompt_ids(t))
+
+
+async def test_the_students_words_stay_the_tokens_it_sampled(prompter):
+    """Also those with thoughts, or cut short, which no text would give back."""
+    episode = episode_of(prompter, "go to desk 1", "go to shelf 1", "leave")
+    first, second = MARKERS[prompter.dialect]
+    text = f"<think>\nHm.\n</think>\n\n{first} a\n{second} g"
+    said = prompter.tokenizer(text, add_special_tokens=False)["input_ids"]
+    odd = (*said, *prompter.tokenizer("o to desk 1", add_special_tokens=False)["input_ids"])
+    conversation, steps = prompter.start(episode.instruction), []
+    for step in episode.steps:
+        conversation.prompt(step.observation, step.candidates)
+        keep, new = conversation.delta
+        conversation.reply(odd, step.action)
+        steps.append(dataclasses.replace(step, keep=keep, new=new, completion=odd, text=prompter.text(odd)))
+    episode = dataclasses.replace(episode, steps=tuple(steps))
+    hindsight = Hindsight(prompter, CORRIDOR)
+    for t in range(3):
+        assert hindsight.ids(hindsight.messages(episode, t)) == episode.prompt_ids(t)
+        assert hindsight.parse(episode, odd).action == "go to desk 1"
 
 
 async def test_an_answer_that_cannot_be_used_is_drawn_once_more(prompter):
