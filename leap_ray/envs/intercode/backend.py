@@ -60,6 +60,7 @@ class Backend:
         box = Bubblewrap(self.base, self.limits)
         try:
             box.extract(archive(tree, self.base, built()))
+            box.settle()
         except BaseException:
             box.close()
             raise

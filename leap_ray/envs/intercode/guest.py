@@ -1,7 +1,7 @@
 """The first process of a sandbox: runs one command at a time and lets nothing of it live on.
 
-This file is not imported by the program: its text is sent into the sandbox and run there, by the base's own Python, as process 1
-of a fresh process namespace. Requests come as lines of JSON on standard input, answers go out as a line of JSON followed by raw
+This file is not imported by the program: its text is sent into the sandbox, behind that of `emulation.py`, and run there, by the
+base's own Python, as process 1 of a fresh process namespace. Requests come as lines of JSON on standard input, answers go out as a line of JSON followed by raw
 bytes. When standard input closes (the owner is gone, however it died) this process ends, and the kernel ends all others with it.
 """
 
@@ -34,6 +34,9 @@ def main():
     answer(answers, {"ready": True}, b"")
     for line in iter(control.readline, b""):
         request = json.loads(line)
+        if "settled" in request:
+            answer(answers, {"emulates": settle(**request["settled"])}, b"")
+            continue
         given = control.read(request["stdin"])
         header, output = run(request, given, limits)
         answer(answers, header, output)
@@ -46,6 +49,16 @@ def enter(limits):
     unreadable()
     os.nice(limits["nice"])
     os.umask(0o022)
+
+
+forks = None  # who starts processes, once the sandbox is laid out
+
+
+def settle(program, calls):
+    """From now on commands are shown what `emulation.py` says. False where this kernel cannot do it."""
+    global forks
+    forks = Forks(bytes.fromhex(program), calls)
+    return forks.listener >= 0
 
 
 def unreadable():
@@ -126,12 +139,19 @@ def spawn(request, given):
             rest = rest[os.write(stdin, rest) :]
         os.lseek(stdin, 0, os.SEEK_SET)
     exits.clear()
-    pid = os.fork()
-    if pid == 0:
-        child(request, stdin, writer)
+    pid = fork(lambda: child(request, stdin, writer))
     os.close(writer)
     os.close(stdin)
     return reader, pid
+
+
+def fork(work):
+    if forks:
+        return forks.fork(work)
+    pid = os.fork()
+    if pid == 0:
+        work()
+    return pid
 
 
 def child(request, stdin, writer):
