@@ -1,7 +1,7 @@
 """What a sandbox's `/proc` says of the machine: the same small computer everywhere, instead of the host.
 
-Contents of files that bubblewrap lays over the kernel's (those that this kernel has). They agree with what `emulation.py` answers.
-The time of the last start stays the host's: the start times of processes count from there.
+Contents of files that bubblewrap lays over the kernel's (those that this kernel has), in agreement with what `emulation.py`
+answers. The time of the last start stays the host's: the start times of processes count from there.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ address sizes\t: 46 bits physical, 48 bits virtual
 power management:
 
 """
-HIDDEN = ("acpi", "asound", "bus", "driver", "fs", "irq", "scsi", "tty/driver")  # folders of /proc that describe the host's devices
+# Folders of /proc that describe the host's devices.
+HIDDEN = ("acpi", "asound", "bus", "driver", "fs", "irq", "scsi", "tty/driver")
 KERNEL = ("sysrq-trigger",)  # files of /proc that stay the kernel's own
-FILE_SYSTEMS = "sysfs tmpfs bdev proc cgroup2 devtmpfs devpts mqueue overlay".split()
+FILE_SYSTEMS = ("sysfs", "tmpfs", "bdev", "proc", "cgroup2", "devtmpfs", "devpts", "mqueue", "overlay")
 BTIME = re.compile(r"^btime (\d+)$", re.MULTILINE)
 
 
@@ -87,8 +88,10 @@ def _all(started: str) -> dict[str, str]:
         "/proc/sys/fs/dentry-state": "10000\t5000\t45\t0\t0\t0\n",
         "/proc/sys/fs/file-nr": "1024\t0\t65536\n",
         "/proc/sys/fs/inode-nr": "10000\t0\n",
+        "/proc/sys/fs/inode-state": "10000\t0\t0\t0\t0\t0\t0\n",
         "/proc/sys/kernel/osrelease": f"{RELEASE}\n",
         "/proc/sys/kernel/random/boot_id": "00000000-0000-4000-8000-000000000001\n",
+        "/proc/sys/kernel/random/entropy_avail": "256\n",
         "/proc/sys/kernel/threads-max": "15000\n",
         "/proc/sys/kernel/version": f"{VERSION}\n",
         "/proc/uptime": f"{UPTIME}.00 {UPTIME * CPUS}.00\n",

@@ -1,8 +1,9 @@
 """The first process of a sandbox: runs one command at a time and lets nothing of it live on.
 
 This file is not imported by the program: its text is sent into the sandbox, behind that of `emulation.py`, and run there, by the
-base's own Python, as process 1 of a fresh process namespace. Requests come as lines of JSON on standard input, answers go out as a line of JSON followed by raw
-bytes. When standard input closes (the owner is gone, however it died) this process ends, and the kernel ends all others with it.
+base's own Python, as process 1 of a fresh process namespace. Requests come as lines of JSON on standard input, answers go out as
+a line of JSON followed by raw bytes. When standard input closes (the owner is gone, however it died) this process ends, and the
+kernel ends all others with it.
 """
 
 import json
@@ -57,7 +58,7 @@ forks = None  # who starts processes, once the sandbox is laid out
 def settle(program, calls):
     """From now on commands are shown what `emulation.py` says. False where this kernel cannot do it."""
     global forks
-    forks = Forks(bytes.fromhex(program), calls)
+    forks = Forks(bytes.fromhex(program), calls)  # noqa: F821 - of emulation.py
     return forks.listener >= 0
 
 
