@@ -15,11 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from leap_ray.envs.intercode import coercion
+from leap_ray.envs.intercode.coercion import Kind
 from leap_ray.envs.intercode.dump import collating, databases
+from leap_ray.envs.intercode.statement import as_mysql
 from leap_ray.errors import UserError
 
 SECONDS = 5.0  # of one statement
@@ -36,6 +40,10 @@ DESCRIBE = re.compile(
 )
 READS = re.compile(r"[\s(]*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|TABLE|VALUES)\b", re.IGNORECASE)
 WRITES_FILE = re.compile(r"\bINTO\s+(OUTFILE|DUMPFILE|@)", re.IGNORECASE)
+DESCRIPTION = (
+    "SELECT name, lower(substr(type || ' ', 1, instr(type || ' ', ' ') - 1)), "
+    "CASE WHEN \"notnull\" OR pk THEN 'NO' ELSE 'YES' END, CASE WHEN pk THEN 'PRI' ELSE '' END FROM pragma_table_info(?)"
+)
 MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 Rows = list[tuple[Any, ...]]
 
@@ -46,6 +54,7 @@ class Answer:
 
     rows: Rows | None
     error: str = ""
+    exhausted: bool = False  # it took more time or memory than it may
 
     @property
     def text(self) -> str:
@@ -61,45 +70,59 @@ class Database(Protocol):
     def close(self) -> None: ...
 
 
+@lru_cache(maxsize=256)
+def _schema(content: bytes) -> dict[str, list[tuple[str, str, str, str]]]:
+    """What DESC says of each table of a database, by lower-case name: column, type, whether it may be null, key."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.deserialize(content)
+        names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+        return {name.lower(): connection.execute(DESCRIPTION, (name,)).fetchall() for (name,) in names}
+    finally:
+        connection.close()
+
+
+def _kind(declared: str) -> Kind:
+    return "text" if declared == "text" else "number"
+
+
 class SqliteDatabase:
     """One episode's copy of a database."""
 
     def __init__(self, content: bytes) -> None:
+        self._tables = _schema(content)
+        self._columns = {
+            table: {name.lower(): _kind(declared) for name, declared, _, _ in columns}
+            for table, columns in self._tables.items()
+        }
         self._connection = collating(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
         self._connection.deserialize(content)
+        coercion.install(self._connection)
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE)
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN)
         self._connection.execute("PRAGMA temp_store = MEMORY")
         self._connection.execute(f"PRAGMA hard_heap_limit = {HEAP}")
-        self._connection.set_authorizer(_only_reading)
+        self._connection.set_authorizer(_only_reading)  # for good: nothing of ours is run after this
 
     def execute(self, statement: str) -> Answer:
         """Run one statement. Errors, time and row limits come back as the answer's error."""
         if SHOW.fullmatch(statement):
-            statement = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
-        elif found := DESCRIBE.fullmatch(statement):
-            return self._describe(found[1])
+            return Answer([(name,) for name in sorted(self._tables)])
+        if found := DESCRIBE.fullmatch(statement):
+            rows = self._tables.get(found[1].lower())
+            return Answer(list(rows)) if rows else Answer(None, f"Table '{found[1]}' doesn't exist")
+        statement = as_mysql(statement, self._columns)
         deadline = time.monotonic() + SECONDS
         self._connection.set_progress_handler(lambda: int(time.monotonic() > deadline), TICK)
         try:
             cursor = self._connection.execute(statement)
             return _answer(cursor) if cursor.description is not None else Answer(None)
         except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, ValueError) as error:
-            slow = time.monotonic() > deadline
-            return Answer(None, f"more than {SECONDS:g} seconds" if slow else str(error) or "out of memory")
+            if time.monotonic() > deadline:
+                return Answer(None, f"more than {SECONDS:g} seconds", exhausted=True)
+            return Answer(None, str(error) or "out of memory", exhausted=not str(error))
         finally:
             self._connection.set_progress_handler(None, 0)
-
-    def _describe(self, table: str) -> Answer:
-        self._connection.set_authorizer(None)  # the statement is ours
-        cursor = self._connection.execute(
-            "SELECT name, type, CASE WHEN \"notnull\" OR pk THEN 'NO' ELSE 'YES' END, CASE WHEN pk THEN 'PRI' ELSE '' END "
-            "FROM pragma_table_info(?)",
-            (table,),
-        )
-        rows = [(name, kind.split()[0].lower(), null, key) for name, kind, null, key in cursor.fetchall()]
-        self._connection.set_authorizer(_only_reading)
-        return Answer(rows) if rows else Answer(None, f"Table '{table}' doesn't exist")
 
     def close(self) -> None:
         self._connection.close()
