@@ -1,4 +1,4 @@
-"""Errors that say in one clear sentence what is wrong, without a traceback: of a user to mend, or of the surroundings to retry."""
+"""Errors that say in one clear sentence what is wrong, without a traceback: for a user to mend, or to be tried again."""
 
 
 class UserError(Exception):

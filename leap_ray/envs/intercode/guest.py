@@ -132,9 +132,8 @@ exits = {}  # process id -> wait status of what has ended
 def spawn(request, given):
     """Start the command in its own session, both outputs into one pipe."""
     reader, writer = os.pipe()
-    stdin = os.dup(NOTHING)
+    stdin = os.open("/", os.O_TMPFILE | os.O_RDWR, 0o600) if given else os.dup(NOTHING)
     if given:
-        stdin = os.open("/", os.O_TMPFILE | os.O_RDWR, 0o600)
         rest = memoryview(given)
         while rest:
             rest = rest[os.write(stdin, rest) :]

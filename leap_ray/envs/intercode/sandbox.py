@@ -28,7 +28,7 @@ from typing import IO, Any, Protocol
 from leap_ray.envs.intercode import seccomp
 from leap_ray.envs.intercode.figures import figures, hidden
 from leap_ray.envs.intercode.rootfs import Base
-from leap_ray.errors import UserError
+from leap_ray.errors import EnvironmentFault, UserError
 
 MIB = 1 << 20
 ENVIRONMENT = {
@@ -42,8 +42,12 @@ GUEST = "".join(Path(__file__).with_name(name).read_text() for name in ("emulati
 PATIENCE = 15  # seconds beyond a command's own limit until a silent sandbox is given up
 
 
-class SandboxError(Exception):
-    """The sandbox itself ended or does not answer: the episode in it is over."""
+class SandboxError(EnvironmentFault):
+    """The sandbox itself ended or does not answer: the episode in it is over, by no doing of the student's."""
+
+
+class Unjudgeable(Exception):
+    """The student left a machine that cannot be judged: it has no reward."""
 
 
 @dataclass(frozen=True)
