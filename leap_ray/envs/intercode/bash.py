@@ -22,7 +22,9 @@ STATUS = [
     "-c", "core.quotePath=true", "-c", "status.showUntrackedFiles=normal", "-c", "status.relativePaths=true",
     "-c", "color.ui=never", "status", "--short",
 ]  # fmt: skip
-LONGEST = 1 << 17  # bytes of an argument from which on Linux refuses it; splitting one of a megabyte takes half a minute
+LONGEST = (
+    1 << 17
+)  # bytes of an argument from which on Linux refuses it; splitting one of a megabyte takes half a minute
 PATIENT = 30.0  # seconds for the gold command and for git, which the original does not limit at all
 # Commands whose output changes by itself: their gold result is made at each submit, as the original does, and not kept.
 VOLATILE = re.compile(r"\b(date|uptime|w|who|ps|pstree|top|free|vmstat|df|cal|ping|dig|mktemp)\b|RANDOM|\$\$|/proc")

@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from leap_ray.envs.intercode.dump import COLLATION, compare_texts
 
@@ -76,7 +77,7 @@ def install(connection: sqlite3.Connection) -> None:
     connection.create_function(COMPARE, 2, compare, deterministic=True)
 
 
-def number(value: object) -> object:
+def number(value: Any) -> Any:
     """A value as the number that MySQL takes it for; None stays None."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
@@ -86,19 +87,19 @@ def number(value: object) -> object:
     return float(found[1]) if found else 0.0
 
 
-def text(value: object) -> object:
+def text(value: Any) -> Any:
     """A value as the text that MySQL takes it for; None stays None."""
     return f"{value:.15g}" if isinstance(value, float) else str(value) if isinstance(value, int) else value
 
 
-def compare(one: object, other: object) -> int | None:
+def compare(one: Any, other: Any) -> int | None:
     """Below, at or above 0 as `one` is before, at or behind `other`; None where one of them is."""
     if one is None or other is None:
         return None
     if isinstance(one, str) and isinstance(other, str):
         return compare_texts(one, other)
     a, b = number(one), number(other)
-    return (a > b) - (a < b)  # pyright: ignore[reportOperatorIssue] - both are numbers
+    return (a > b) - (a < b)
 
 
 def plain(name: str) -> str:

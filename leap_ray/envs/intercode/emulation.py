@@ -70,7 +70,7 @@ class Record:
     def __getitem__(self, name):
         offset, form = self.layout[name]
         values = struct.unpack_from("=" + form, self.data, offset)
-        return values if len(values) > 1 else values[0]
+        return values if len(form) > 1 else next(iter(values))
 
     def __setitem__(self, name, value):
         offset, form = self.layout[name]
@@ -169,7 +169,7 @@ class Supervisor:
             if st.st_dev == self.root.st_dev:
                 self.as_on_disk(record, fd)
             elif st.st_dev in self.covered:
-                record["size"], record["blocks"], record["nlink"] = 0, 0, 1 + (record["mode"] & FORMAT == DIRECTORY)
+                record["size"], record["blocks"], record["nlink"] = 0, 0, 1 + is_folder(record)
                 self.date(record, always=True)
             elif st.st_dev == self.proc and st.st_ino == PROC_ROOT:
                 record["nlink"] = PROC_LINKS
@@ -199,7 +199,7 @@ class Supervisor:
 
     def as_on_disk(self, record, fd):
         record["dev"] = (0, MINOR) if record.layout["dev"][1] == "II" else os.makedev(0, MINOR)
-        if record["mode"] & FORMAT == DIRECTORY:
+        if is_folder(record):
             size = weight(fd, record["size"])
             record["size"], record["blocks"] = size, size // BLOCK * SECTORS
         self.date(record, always=False)
@@ -286,6 +286,10 @@ def opened(pid, folder, path, flags):
     return fd
 
 
+def is_folder(record):
+    return int(record["mode"]) & FORMAT == DIRECTORY
+
+
 def stamp(time_):
     return time_[0] * 10**9 + time_[1]
 
@@ -307,6 +311,11 @@ def weight(fd, held):
 
 def listen(program):
     """Put the filter on this thread and what it starts; returns the descriptor that calls come from, -1 for none."""
+    asked = struct.pack("=QQQ", O_PATH | os.O_CLOEXEC, 0, 0)
+    fd = LIBC.syscall(OPENAT2, HERE, b"/", asked, len(asked))
+    if not program or fd < 0:  # Linux before 5.6, part of which also cannot be told to go on by itself
+        return -1
+    os.close(fd)
     kept = ctypes.create_string_buffer(program, len(program))
     asked = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(kept))
     return LIBC.syscall(SECCOMP[os.uname().machine], 1, 8, asked)  # SET_MODE_FILTER, FLAG_NEW_LISTENER
@@ -320,7 +329,7 @@ class Forks:
         for lock in (self.go, self.done, self.started):
             lock.acquire()
         self.supervisor = Supervisor(calls, os.uname().machine)
-        self.work, self.pid, self.listener = None, 0, -1
+        self.work, self.pid, self.listener = os.abort, 0, -1
         LIBC.personality(NO_RANDOMIZE)  # addresses of what is started are the same every time
         _thread.stack_size(256 << 10)
         _thread.start_new_thread(self.serve, (program,))
@@ -329,11 +338,14 @@ class Forks:
             _thread.start_new_thread(self.supervisor.serve, (self.listener,))
 
     def serve(self, program):
-        self.listener = listen(program) if program else -1
+        self.listener = listen(program)
         self.started.release()
         while True:
             self.go.acquire()
-            self.pid = os.fork()
+            try:
+                self.pid = os.fork()
+            except OSError:
+                self.pid = -1
             if self.pid == 0:
                 self.work()
             self.done.release()
@@ -344,4 +356,6 @@ class Forks:
         self.work = work
         self.go.release()
         self.done.acquire()
+        if self.pid < 0:
+            raise OSError("no process can be started")
         return self.pid

@@ -58,7 +58,7 @@ forks = None  # who starts processes, once the sandbox is laid out
 def settle(program, calls):
     """From now on commands are shown what `emulation.py` says. False where this kernel cannot do it."""
     global forks
-    forks = Forks(bytes.fromhex(program), calls)  # noqa: F821 - of emulation.py
+    forks = Forks(bytes.fromhex(program), calls)  # noqa: F821  # pyright: ignore[reportUndefinedVariable] - of emulation.py
     return forks.listener >= 0
 
 
