@@ -1,4 +1,4 @@
-"""Errors that are a user's to mend: one clear sentence, no traceback, a non-zero exit."""
+"""Errors that say in one clear sentence what is wrong, without a traceback: for a user to mend, or to be tried again."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ class UserError(Exception):
 
 class PrivilegeError(UserError):
     """Privileged state was asked for where it must not exist (any task outside training)."""
+
+
+class EnvironmentFault(Exception):
+    """What an environment stands on failed: a sandbox, a server, a machine too busy to judge. Raised by reset() and step().
+
+    Not the student's doing and no result of its episode, which is over: play it again from reset. The message is one sentence.
+    """
 
 
 def user_error(error: BaseException) -> UserError | None:

@@ -41,6 +41,7 @@ class Target:
         self.base = base
         self.box = Bubblewrap(base, LIMITS)
         self.box.extract(skeleton(base, 0))
+        self.box.settle()
 
     def sh(self, command: str, seconds: float | None = None) -> Run:
         return self.box.run(["/bin/bash", "-c", command], seconds=seconds)

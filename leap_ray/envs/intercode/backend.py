@@ -46,7 +46,10 @@ class Backend:
         return f"{self.name}/{self.base}/{tree.hash}/{built()}"
 
     def open(self, tree: Tree) -> Sandbox:
-        """A fresh sandbox holding the tree. Tried again where it fails: sandboxes do start here, so this one met a bad moment."""
+        """A fresh sandbox holding the tree. Raises SandboxError where none can be had.
+
+        Tried again where it fails: sandboxes do start here, so this one met a bad moment.
+        """
         for _ in range(RETRIES):
             try:
                 return self._open(tree)
@@ -57,9 +60,14 @@ class Backend:
     def _open(self, tree: Tree) -> Sandbox:
         if self.base is None:
             return docker_backend.DockerSandbox(tree, self.limits)
-        box = Bubblewrap(self.base, self.limits)
+        contents = archive(tree, self.base, built())
         try:
-            box.extract(archive(tree, self.base, built()))
+            box = Bubblewrap(self.base, self.limits)
+        except UserError as error:  # they start here, as the constructor saw
+            raise SandboxError(str(error)) from None
+        try:
+            box.extract(contents)
+            box.settle()
         except BaseException:
             box.close()
             raise

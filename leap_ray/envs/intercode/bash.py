@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leap_ray.envs.intercode.bash_reward import COMPARED, Change, Score, State, parse_status, score, shared
-from leap_ray.envs.intercode.sandbox import Run, Sandbox, SandboxError
+from leap_ray.envs.intercode.sandbox import Run, Sandbox, SandboxError, Unjudgeable
 from leap_ray.types import digest
 
 Quoting = Literal["docker", "plain"]
@@ -22,6 +22,9 @@ STATUS = [
     "-c", "core.quotePath=true", "-c", "status.showUntrackedFiles=normal", "-c", "status.relativePaths=true",
     "-c", "color.ui=never", "status", "--short",
 ]  # fmt: skip
+LONGEST = (
+    1 << 17
+)  # bytes of an argument from which on Linux refuses it; splitting one of a megabyte takes half a minute
 PATIENT = 30.0  # seconds for the gold command and for git, which the original does not limit at all
 # Commands whose output changes by itself: their gold result is made at each submit, as the original does, and not kept.
 VOLATILE = re.compile(r"\b(date|uptime|w|who|ps|pstree|top|free|vmstat|df|cal|ping|dig|mktemp)\b|RANDOM|\$\$|/proc")
@@ -64,7 +67,7 @@ class Session:
             text = run.output.decode()
         except UnicodeDecodeError:
             return Outcome(MALFORMED, ran=True, succeeded=False)
-        except ValueError:  # quotes that do not close, or a zero byte
+        except ValueError:  # quotes that do not close, a zero byte, too long
             return Outcome(MALFORMED, ran=False, succeeded=False)
         if run.broke:
             text = TIMED_OUT if run.broke == "time" else f"Command stopped: it used more {run.broke} than allowed"
@@ -84,10 +87,16 @@ class Session:
         return self._quietly(argv).output.decode(errors="replace")
 
     def _quietly(self, argv: list[str]) -> Run:
-        """Run a command of ours. Raises SandboxError where it cannot be relied on: such a machine has no reward."""
+        """Run a command of ours. Raises Unjudgeable where it cannot be relied on: such a machine has no reward.
+
+        It is tried again where time ran out, for this machine may be busy. Twice half a minute for what takes milliseconds on a
+        fresh tree (the gold command's machine was looked at within that limit) is the tree's fault, and so the student's.
+        """
         run = self.sandbox.run(argv, "/", seconds=PATIENT, trusted=True)
+        if run.broke == "time":
+            run = self.sandbox.run(argv, "/", seconds=PATIENT, trusted=True)
         if run.broke:
-            raise SandboxError(f"the machine cannot be judged: {argv[0]} was stopped ({run.broke})")
+            raise Unjudgeable(f"the machine cannot be judged: {argv[0]} was stopped ({run.broke})")
         return run
 
 
@@ -99,6 +108,8 @@ def words(command: str, quoting: Quoting) -> list[str]:
     """
     if "\0" in command:
         raise ValueError("a zero byte")
+    if len(command) >= LONGEST:
+        raise ValueError("no program takes so long an argument")
     if quoting == "plain":
         return [SHELL, "-c", command.strip()]
     return shlex.split(f'{SHELL} -c "{command.strip()}"')
@@ -151,7 +162,10 @@ def run_gold(command: str, sandbox: Sandbox, quoting: Quoting) -> State:
         answer = run.output.decode()
     except ValueError:  # includes UnicodeDecodeError: the original then has no gold answer
         answer = None
-    return session.state(answer, compared)
+    try:
+        return session.state(answer, compared)
+    except Unjudgeable as error:
+        raise SandboxError(f"the gold command's machine is too busy: {error}") from None
 
 
 def judge(session: Session, answer: str, gold: State) -> Score:

@@ -60,11 +60,12 @@ def databases(path: Path) -> dict[str, bytes]:
 
 def collating(connection: sqlite3.Connection) -> sqlite3.Connection:
     """The connection, able to compare the text columns that `databases` makes."""
-    connection.create_collation(COLLATION, _compare)
+    connection.create_collation(COLLATION, compare_texts)
     return connection
 
 
-def _compare(one: str, other: str) -> int:
+def compare_texts(one: str, other: str) -> int:
+    """Below, at or above 0 as `one` comes before, with or after `other`."""
     a, b = (_kept(text) if len(text) <= SHORT else _folded(text) for text in (one, other))
     return (a > b) - (a < b)
 

@@ -14,10 +14,10 @@ from leap_ray.envs.intercode.bash import Quoting
 from leap_ray.envs.intercode.data import EMBEDDED, Item, Language, Split, load
 from leap_ray.envs.intercode.experts import expert
 from leap_ray.envs.intercode.games import Game, Result, open_game, visible
-from leap_ray.envs.intercode.sandbox import SandboxError
+from leap_ray.envs.intercode.sandbox import Unjudgeable
 from leap_ray.envs.intercode.spelling import spelling
 from leap_ray.envs.intercode.words import readings
-from leap_ray.errors import PrivilegeError, UserError
+from leap_ray.errors import EnvironmentFault, PrivilegeError, UserError
 from leap_ray.tasks import Panel
 from leap_ray.types import Task
 
@@ -37,7 +37,7 @@ FACTS: dict[Language, str] = {
 }
 NAMES: dict[Language, str] = {"bash": "bash", "sql": "SQL", "python": "Python"}
 ACTIONS: dict[Language, int] = {"bash": 10, "sql": 15, "python": 10}  # (authors)
-LOST = "The machine you worked on ended."
+SPOILT = "The machine you worked on cannot be judged any more."
 PERFECT = 1.0 - 1e-9
 
 
@@ -100,7 +100,10 @@ class InterCodeEnv(TextEnv):
         return Panel.of(self.domain, name, [Task(self.domain, i.id, name, i.kind) for i in self._split[name]])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """A fresh machine (or connection, or interpreter) for `options["task"]`. `seed` changes nothing: tasks are fixed."""
+        """A fresh machine (or connection, or interpreter) for `options["task"]`. `seed` changes nothing: tasks are fixed.
+
+        Raises EnvironmentFault where none can be had.
+        """
         task = task_of(options)
         if task.id not in self._items:
             raise UserError(f"intercode: there is no {self.language} task {task.id!r}")
@@ -109,13 +112,20 @@ class InterCodeEnv(TextEnv):
         return visible(observation, self.shown), self._info(Result(observation))
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Run the action; `submit` judges the episode."""
+        """Run the action; `submit` judges the episode.
+
+        Raises EnvironmentFault where the episode was lost without the student's doing (sandbox, server, gold command); what the
+        student did to its own machine is a result, named in info["failure"].
+        """
         if self.item is None or self._over:
             raise UserError("intercode: step was called outside an episode: call reset first")
         try:
             result = self._game.act(action) if action.strip() else Result("", valid=False)
-        except SandboxError as error:
-            result = Result(LOST, over=True, failure=str(error))
+        except Unjudgeable as error:
+            result = Result(SPOILT, over=True, failure=str(error))
+        except EnvironmentFault:
+            self.close()
+            raise
         self._over = result.over
         if self._over:
             self._game.stop()

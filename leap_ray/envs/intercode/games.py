@@ -14,9 +14,9 @@ from leap_ray.envs.intercode.bash import GoldResults, Outcome, Quoting, Session,
 from leap_ray.envs.intercode.bash_reward import Score, State
 from leap_ray.envs.intercode.data import Item, TaskSet
 from leap_ray.envs.intercode.reaper import reap_once
-from leap_ray.envs.intercode.sandbox import Sandbox, SandboxError
+from leap_ray.envs.intercode.sandbox import Sandbox, SandboxError, Unjudgeable
 from leap_ray.envs.intercode.trees import Tree
-from leap_ray.errors import UserError
+from leap_ray.errors import EnvironmentFault, UserError
 from leap_ray.types import digest
 
 SUBMIT, SKIP = "submit", "skip"
@@ -105,7 +105,7 @@ class BashGame:
             self._session = None
 
     def standing(self) -> float:
-        with contextlib.suppress(SandboxError):
+        with contextlib.suppress(Unjudgeable):
             return self._score().total
         return 0.0
 
@@ -114,7 +114,8 @@ class BashGame:
 
     def _score(self) -> Score:
         assert self._session is not None and self._item is not None
-        return judge(self._session, self.answer, self._gold(self._item))
+        gold = self._gold(self._item)  # first: where this fails the machine is at fault, and not what the student left
+        return judge(self._session, self.answer, gold)
 
     def _gold(self, item: Item) -> State:
         tree = self._tree(item)
@@ -172,8 +173,12 @@ class SqlGame:
         key = digest(item.kind, item.gold)
         if key not in self._gold:
             database = sql.connect(self.engine, self.tasks.dump, item.kind)
-            answer = database.execute(item.gold)
-            database.close()
+            try:
+                answer = database.execute(item.gold)
+            finally:
+                database.close()
+            if answer.exhausted:  # not kept: a machine that is busy enough makes any statement too slow
+                raise EnvironmentFault(f"the gold statement of {item.id} took more than it may: {answer.error}")
             if answer.error:
                 raise UserError(
                     f"intercode: the gold statement of {item.id} does not run on {self.engine}: {answer.error}"
@@ -229,9 +234,7 @@ class PythonGame:
 
     def standing(self) -> float:
         assert self._item is not None
-        with contextlib.suppress(SandboxError):
-            return self._score(python_tasks.function_name(self._item))
-        return 0.0
+        return self._score(python_tasks.function_name(self._item))
 
     def _score(self, name: str) -> float:
         assert self._session is not None and self._item is not None

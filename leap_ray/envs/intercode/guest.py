@@ -1,8 +1,9 @@
 """The first process of a sandbox: runs one command at a time and lets nothing of it live on.
 
-This file is not imported by the program: its text is sent into the sandbox and run there, by the base's own Python, as process 1
-of a fresh process namespace. Requests come as lines of JSON on standard input, answers go out as a line of JSON followed by raw
-bytes. When standard input closes (the owner is gone, however it died) this process ends, and the kernel ends all others with it.
+This file is not imported by the program: its text is sent into the sandbox, behind that of `emulation.py`, and run there, by the
+base's own Python, as process 1 of a fresh process namespace. Requests come as lines of JSON on standard input, answers go out as
+a line of JSON followed by raw bytes. When standard input closes (the owner is gone, however it died) this process ends, and the
+kernel ends all others with it.
 """
 
 import json
@@ -34,6 +35,9 @@ def main():
     answer(answers, {"ready": True}, b"")
     for line in iter(control.readline, b""):
         request = json.loads(line)
+        if "settled" in request:
+            answer(answers, {"emulates": settle(**request["settled"])}, b"")
+            continue
         given = control.read(request["stdin"])
         header, output = run(request, given, limits)
         answer(answers, header, output)
@@ -46,6 +50,16 @@ def enter(limits):
     unreadable()
     os.nice(limits["nice"])
     os.umask(0o022)
+
+
+forks = None  # who starts processes, once the sandbox is laid out
+
+
+def settle(program, calls):
+    """From now on commands are shown what `emulation.py` says. False where this kernel cannot do it."""
+    global forks
+    forks = Forks(bytes.fromhex(program), calls)  # noqa: F821  # pyright: ignore[reportUndefinedVariable] - of emulation.py
+    return forks.listener >= 0
 
 
 def unreadable():
@@ -118,20 +132,26 @@ exits = {}  # process id -> wait status of what has ended
 def spawn(request, given):
     """Start the command in its own session, both outputs into one pipe."""
     reader, writer = os.pipe()
-    stdin = os.dup(NOTHING)
+    stdin = os.open("/", os.O_TMPFILE | os.O_RDWR, 0o600) if given else os.dup(NOTHING)
     if given:
-        stdin = os.open("/", os.O_TMPFILE | os.O_RDWR, 0o600)
         rest = memoryview(given)
         while rest:
             rest = rest[os.write(stdin, rest) :]
         os.lseek(stdin, 0, os.SEEK_SET)
     exits.clear()
-    pid = os.fork()
-    if pid == 0:
-        child(request, stdin, writer)
+    pid = fork(lambda: child(request, stdin, writer))
     os.close(writer)
     os.close(stdin)
     return reader, pid
+
+
+def fork(work):
+    if forks:
+        return forks.fork(work)
+    pid = os.fork()
+    if pid == 0:
+        work()
+    return pid
 
 
 def child(request, stdin, writer):

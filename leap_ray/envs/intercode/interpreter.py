@@ -33,7 +33,7 @@ def shown(code):
     """The code as an interactive interpreter takes it: a lone expression is printed."""
     try:
         tree = ast.parse(code.strip())
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what is no program, or nothing that can be parsed
         return code
     quiet = (ast.Assign, ast.Import, ast.ImportFrom)
     names = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}

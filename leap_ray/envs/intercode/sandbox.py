@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from leap_ray.envs.intercode import seccomp
+from leap_ray.envs.intercode.figures import figures, hidden
 from leap_ray.envs.intercode.rootfs import Base
-from leap_ray.errors import UserError
+from leap_ray.errors import EnvironmentFault, UserError
 
 MIB = 1 << 20
 ENVIRONMENT = {
@@ -37,12 +38,16 @@ ENVIRONMENT = {
 }
 MARK = "leap-ray-sandbox"  # first word of every sandbox's command line, for `reaper.py`
 UIDS = range(61200, 65000)  # ordinary, below 65536 so that they exist inside containers too, and given to no account
-GUEST = Path(__file__).with_name("guest.py").read_text()
+GUEST = "".join(Path(__file__).with_name(name).read_text() for name in ("emulation.py", "guest.py"))
 PATIENCE = 15  # seconds beyond a command's own limit until a silent sandbox is given up
 
 
-class SandboxError(Exception):
-    """The sandbox itself ended or does not answer: the episode in it is over."""
+class SandboxError(EnvironmentFault):
+    """The sandbox itself ended or does not answer: the episode in it is over, by no doing of the student's."""
+
+
+class Unjudgeable(Exception):
+    """The student left a machine that cannot be judged: it has no reward."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,9 @@ class Bubblewrap:
 
     def _start(self) -> subprocess.Popen[bytes]:
         filter_fd = _as_fd(seccomp.program())
-        passed = (filter_fd,) if filter_fd is not None else ()
-        command = _command(self.base, self.limits, self.environment, filter_fd)
+        contents = {path: _as_fd(text.encode()) for path, text in figures().items()}
+        passed = [fd for fd in (filter_fd, *contents.values()) if fd is not None]
+        command = _command(self.base, self.limits, self.environment, filter_fd, contents)
         who: dict[str, Any] = {} if self._uid is None else {"user": self._uid, "group": self._uid, "extra_groups": []}
         try:
             process = subprocess.Popen(
@@ -121,8 +127,8 @@ class Bubblewrap:
             )  # fmt: skip
             return process  # pyright: ignore[reportReturnType] - the keywords in `who` hide that it speaks bytes
         finally:
-            if filter_fd is not None:
-                os.close(filter_fd)
+            for fd in passed:
+                os.close(fd)
 
     @property
     def pid(self) -> int:
@@ -159,6 +165,16 @@ class Bubblewrap:
         )
         if run.code != 0:
             raise SandboxError(f"the tree could not be laid out: {run.output.decode(errors='replace')[:500]}")
+
+    def settle(self) -> bool:
+        """Everything is laid out: what commands are shown from now on is the same on every machine (see `emulation.py`).
+
+        False where this kernel cannot do that: the sandbox holds all the same, and shows some of the host's figures.
+        """
+        program, calls = seccomp.observed()
+        self._send({"settled": {"program": program.hex(), "calls": calls}})
+        header, _ = self._receive(time.monotonic() + PATIENCE)
+        return header["emulates"]
 
     def close(self) -> None:
         """End every process of the sandbox, and with them its files and mounts."""
@@ -238,7 +254,14 @@ def why_not(base: Base) -> str:
     return ""
 
 
-def _command(base: Base, limits: Limits, environment: Mapping[str, str], filter_fd: int | None) -> list[str]:
+def _command(
+    base: Base,
+    limits: Limits,
+    environment: Mapping[str, str],
+    filter_fd: int | None,
+    contents: Mapping[str, int | None],
+) -> list[str]:
+    """Bubblewrap's arguments. `contents`: descriptors of what is laid over files, by path."""
     command = [
         "--unshare-all",
         "--unshare-user",
@@ -250,13 +273,15 @@ def _command(base: Base, limits: Limits, environment: Mapping[str, str], filter_
     command += ["--cap-drop", "ALL", "--uid", "0", "--gid", "0", "--hostname", environment.get("HOSTNAME", "intercode")]
     command += ["--size", str(limits.disk), "--tmpfs", "/", *base.mounts(), "--proc", "/proc", "--dev", "/dev"]
     command += ["--size", str(MIB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    # Process 1 is nobody's business, and what a user without capabilities may not list would make every `find /` complain.
-    for hidden in ("/proc/1", "/proc/tty/driver"):
-        command += ["--size", "4096", "--tmpfs", hidden, "--remount-ro", hidden]
+    # (What a user without capabilities may not list would make every `find /` complain.)
+    for folder in hidden():
+        command += ["--size", "4096", "--tmpfs", folder, "--remount-ro", folder]
+    for path, fd in contents.items():
+        command += ["--perms", "0444", "--ro-bind-data", str(fd), path]
     if filter_fd is not None:
         command += ["--seccomp", str(filter_fd)]
     command += ["--clearenv", "--setenv", "PATH", environment["PATH"], "--chdir", "/"]
-    return [*command, base.python, "-ISBc", "import sys; exec(eval(sys.stdin.buffer.readline()))"]
+    return [*command, base.python, "-ISBWignore", "-c", "import sys; exec(eval(sys.stdin.buffer.readline()))"]
 
 
 def _limits_for_guest(limits: Limits) -> dict:

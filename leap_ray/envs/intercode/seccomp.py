@@ -27,10 +27,17 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "fanotify_init": (300, 262), "io_setup": (206, 0), "syslog": (103, 116), "iopl": (172, None), "ioperm": (173, None),
     "modify_ldt": (154, None), "inotify_init": (253, None), "inotify_init1": (294, 26),
 }  # fmt: skip
+# Calls that `emulation.py` may answer, by the name of its method.
+OBSERVED: dict[str, tuple[int | None, int | None]] = {
+    "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "uname": (63, 160),
+    "sysinfo": (99, 179), "statfs": (137, 43), "fstatfs": (138, 44), "sched_getaffinity": (204, 123), "getrandom": (318, 278),
+}  # fmt: skip
 SOCKET = (41, 198)
 SOCKETPAIR = (53, 199)
 MMAP = (9, 222)
-MAP_SHARED = 1  # also a bit of MAP_SHARED_VALIDATE, not of MAP_PRIVATE
+# MAP_SHARED (also a bit of MAP_SHARED_VALIDATE, not of MAP_PRIVATE), MAP_DROPPABLE: the C library keeps random numbers there,
+# and asks the kernel for each where it cannot.
+NOT_PRIVATE = 1 | 8
 FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: confined by the network namespace
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 X32 = 0x40000000  # x86_64's second table of calls begins here
@@ -38,6 +45,7 @@ X32 = 0x40000000  # x86_64's second table of calls begins here
 LOAD, RETURN = 0x20, 0x06  # BPF_LD|W|ABS, BPF_RET|K
 EQUAL, AT_LEAST, HAS_BIT = 0x15, 0x35, 0x45  # BPF_JMP|JEQ|K, BPF_JMP|JGE|K, BPF_JMP|JSET|K
 ALLOW, REFUSE = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
+ASK = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 NUMBER, ARCH, ARGUMENT_0, ARGUMENT_3 = 0, 4, 16, 40  # offsets in struct seccomp_data
 
 
@@ -56,9 +64,25 @@ def program(machine: str | None = None) -> bytes | None:
     ]
     count = len(FAMILIES)
     tail = [(RETURN, 0, 0, ALLOW)]
-    tail += [(LOAD, 0, 0, ARGUMENT_3), (HAS_BIT, count + 1, count + 2, MAP_SHARED)]
+    tail += [(LOAD, 0, 0, ARGUMENT_3), (HAS_BIT, count + 1, count + 2, NOT_PRIVATE)]
     tail += [(LOAD, 0, 0, ARGUMENT_0), *((EQUAL, count - i, 0, family) for i, family in enumerate(FAMILIES))]
     tail += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
     targets = {"mapping": 1, "family": 3, "refuse": 4 + count}  # places within the tail
     body = [(code, len(tests) - i - 1 + targets[str(to)], 0, k) for i, (code, to, _, k) in enumerate(tests)]
-    return b"".join(struct.pack("=HBBI", code, int(yes), int(no), int(k)) for code, yes, no, k in [*head, *body, *tail])
+    return _packed([*head, *body, *tail])
+
+
+def observed(machine: str | None = None) -> tuple[bytes, dict[int, str]]:
+    """The filter that hands calls to `emulation.py`, and the calls' names; both empty for a machine not known here."""
+    known = MACHINES.get(machine or platform.machine())
+    if known is None:
+        return b"", {}
+    column, arch = known
+    calls = {number: name for name, row in OBSERVED.items() if (number := row[column]) is not None}
+    head = [(LOAD, 0, 0, ARCH), (EQUAL, 1, 0, arch), (RETURN, 0, 0, ALLOW), (LOAD, 0, 0, NUMBER)]
+    tests = [(EQUAL, len(calls) - i, 0, number) for i, number in enumerate(calls)]
+    return _packed([*head, *tests, (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, ASK)]), calls
+
+
+def _packed(program: list[tuple[int, int, int, int]]) -> bytes:
+    return b"".join(struct.pack("=HBBI", *map(int, instruction)) for instruction in program)

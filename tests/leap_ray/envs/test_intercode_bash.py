@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import pickle
+import random
 import shutil
 import signal
 import subprocess
@@ -16,10 +18,11 @@ from leap_ray.envs.intercode.backend import Backend
 from leap_ray.envs.intercode.bash import VOLATILE, GoldResults, Session, judge
 from leap_ray.envs.intercode.data import load
 from leap_ray.envs.intercode.env import InterCodeEnv
+from leap_ray.envs.intercode.games import GOLD
 from leap_ray.envs.intercode.reaper import orphans
 from leap_ray.envs.intercode.sandbox import MARK, Bubblewrap, Limits, Run, SandboxError, namespace, owner, why_not
 from leap_ray.envs.intercode.trees import built
-from leap_ray.errors import PrivilegeError, UserError
+from leap_ray.errors import EnvironmentFault, PrivilegeError, UserError
 from leap_ray.rollout import demonstrate
 from leap_ray.types import Finish, Task
 
@@ -177,19 +180,93 @@ def test_output_beyond_the_cap_is_counted(box):
     assert (len(run.output), run.total, run.code) == (1000, 5000, 3)
 
 
+def test_a_sandbox_takes_any_number_of_commands(box):
+    for _ in range(2 * Limits().descriptors):
+        assert box.run(["/bin/cat"], stdin=b"given").output == b"given"
+
+
 def test_a_folder_that_is_not_there_is_reported(box):
     run = box.run(["/bin/true"], "/nowhere")
     assert run.code == 126 and b"No such file" in run.output
 
 
-def test_a_sandbox_that_ends_is_one_recorded_result(env, monkeypatch):
+def test_a_sandbox_that_ends_is_a_fault_and_no_result(env):
     start(env, "Count the .csv files")
     os.kill(env.game._session.sandbox.pid, signal.SIGKILL)
     env.game._session.sandbox._process.wait()
-    observation, reward, over, _, info = env.step("ls")
-    assert over and reward == 0.0 and info["failure"] and "ended" in observation
+    with pytest.raises(EnvironmentFault, match="ended") as fault:
+        env.step("ls")
+    assert str(pickle.loads(pickle.dumps(fault.value))) == str(fault.value) and "\n" not in str(fault.value)
+    with pytest.raises(UserError, match="call reset first"):
+        env.step("ls")
     start(env, "Count the .csv files")  # and the next episode is whole again
     assert env.step("ls /")[4]["executed"]
+
+
+def test_a_sandbox_that_does_not_start_is_a_fault_of_reset(env, monkeypatch):
+    monkeypatch.setattr("leap_ray.envs.intercode.backend.PAUSE", 0.0)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(EnvironmentFault, match="bubblewrap"):
+        start(env, "Count the .csv files")
+
+
+def test_a_gold_command_that_is_too_slow_is_a_fault_and_no_result(env, monkeypatch):
+    start(env, "Count the .csv files")
+    monkeypatch.setattr("leap_ray.envs.intercode.bash.PATIENT", 0.0)
+    monkeypatch.setattr(GOLD, "_kept", {})
+    with pytest.raises(EnvironmentFault, match="gold command"):
+        env.step("submit")
+
+
+@pytest.mark.parametrize(
+    "doing",
+    [
+        "kill -9 -1; kill -9 $$; kill -9 $PPID",
+        "head -c 900000000 /dev/zero > /farm/full; head -c 900000000 /dev/zero > /farm/full2",
+        ":(){ :|:& };:",
+        "python3 -c 'x = [bytearray(1 << 20) for _ in range(5000)]'",
+        "while :; do :; done",
+        "chmod -R 000 /farm /root",
+        "rm -rf /.git; echo gitdir: /nowhere > /.git",
+        "exec >&- 2>&-; exit 7",
+    ],
+)
+def test_what_a_student_does_to_its_machine_is_its_own_result(env, doing, monkeypatch):
+    start(env, "Count the .csv files")
+    monkeypatch.setattr(env.game._session.sandbox, "limits", Limits(seconds=2))
+    env.step(doing)
+    _, reward, over, _, _ = env.step("submit")
+    assert over and reward < 1.0
+
+
+ODD = (
+    "\ud800", "\udcff", "echo '\udcff'", "echo \ud800", "\0", "echo a\0b", "x" * 1_000_000,
+    "echo " + "y" * 1_000_000, "'" * 9999, '"' * 9999, '"', "cd \ud800", "cd \0", "cd " + "/a" * 5000, "cd", "cd ",
+    "cd  ..", "cd -", "cd ~", "cdrom", "cd /;ls", "\\", "\\" * 999, "$(", "`", "((", "{", "<<E", "|", "&", ";;",
+    "\x1b[2J\x07", "printf '\\xff\\x00'", "head -c 3000000 /dev/zero", "echo é 漢 🙂", "\n\n", "ls\nls", "\r",
+    "exit 300", "kill -9 $$", "exec 0<&-; cat", "yes | head -c 2000000", "printf '{code: 0, size: 99999}\\n'",
+    "cat /dev/urandom | head -c 99", "$'\\ud800'", "# only a comment", "!!", "~", "*", "%1", "submi",
+)  # fmt: skip
+
+
+def odd_actions():
+    draw = random.Random(11)
+    yield from ODD
+    for _ in range(80):
+        yield "".join(draw.choices([piece for piece in ODD if len(piece) < 40], k=draw.randint(1, 5)))
+    for _ in range(40):
+        yield "".join(chr(draw.randrange(0, 0x11000)) for _ in range(draw.randint(1, 60)))
+
+
+def test_no_action_raises(env):
+    start(env, "Count the .csv files")
+    for action in odd_actions():
+        if action.startswith(("submit", "skip")):
+            continue
+        observation, reward, over, _, info = env.step(action)
+        assert reward == 0.0 and not over and not info["failure"], action[:80]
+        observation.encode()
+    assert env.step("cd /")[4]["executed"] and env.step("echo well")[0] == "well\n"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Python tasks in real sandboxes. Needs bubblewrap."""
 
+import random
 import shutil
 
 import pytest
@@ -166,3 +167,30 @@ def test_golden_solutions_pass_their_tests(shared, box):
     for item in items[::40]:
         results = python_tasks.gold_results(box, item)
         assert len(results) == len(item.tests) and python_tasks.passed(results), (item.id, results)
+
+
+PIECES = (
+    "\ud800", "\udcff", "\0", "x" * 300_000, "1" * 100_000, "(" * 5000, "[" * 90 + "]" * 90, "'", '"""', "\\",
+    "#\0", "\t", "\n", ":", "def", "def f(", "lambda", "return", "yield", "await", "import",
+    "import os; os.kill(os.getppid(), 9)", "import os; os.kill(os.getpid(), 9)", "raise SystemExit", "exit()",
+    "raise KeyboardInterrupt", "1/0", "print('\\ud800')", "'\\ud800'", "b'\\xff'", "print('a', end='')",
+    "9 ** 99999", "__import__('sys').exit(3)", "del __builtins__",
+    "class A:\n    def __repr__(self): raise ValueError", "A()", "print(*range(30000))", "input()",
+    "open('/dev/stdin').read()", "{" * 200, "not " * 5000 + "1",
+    "import sys; sys.setrecursionlimit(10**9)\ndef r(): r()\nr()", "x = 'é漢🙂'", "x", "%timeit 1", "!ls", "$", "?",
+    "submi",
+)  # fmt: skip
+
+
+def test_no_piece_of_code_raises(env):
+    start(env)
+    draw = random.Random(10)
+    odd = [*PIECES, *("".join(draw.choices(PIECES, k=draw.randint(2, 4))) for _ in range(40))]
+    odd += ["".join(chr(draw.randrange(0, 0x11000)) for _ in range(draw.randint(1, 60))) for _ in range(30)]
+    for code in odd:
+        observation, reward, over, _, info = env.step(code)
+        assert reward == 0.0 and not over and not info["failure"], code[:80]
+        observation.encode()
+        env.game._session.history.clear()  # what one of them did is not done again with the next
+    assert env.step("1 + 1")[0].count("2") == 1
+    assert env.step("submit nothing")[2]

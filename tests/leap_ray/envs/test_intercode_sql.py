@@ -2,15 +2,18 @@
 
 import gzip
 import json
+import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from leap_ray.envs.intercode import sql
+from leap_ray.envs.intercode import answers, sql
 from leap_ray.envs.intercode.data import load
 from leap_ray.envs.intercode.dump import databases, statements, values
 from leap_ray.envs.intercode.env import InterCodeEnv, SqlEnv
-from leap_ray.errors import UserError
+from leap_ray.envs.intercode.statement import LONGEST, as_mysql
+from leap_ray.errors import EnvironmentFault, UserError
 from leap_ray.rollout import demonstrate
 from leap_ray.types import Task
 
@@ -64,11 +67,11 @@ def test_only_reading_is_possible(library, statement):
 
 
 def test_a_statement_has_limits(library, monkeypatch):
-    monkeypatch.setattr(sql, "SECONDS", 0.3)
+    monkeypatch.setattr(answers, "SECONDS", 0.3)
     endless = library.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
     assert "more than 0.3 seconds" in endless.text
     rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) SELECT i FROM n"
-    monkeypatch.setattr(sql, "SECONDS", 300)  # the other limits are met first, however busy the machine is
+    monkeypatch.setattr(answers, "SECONDS", 300)  # the other limits are met first, however busy the machine is
     assert "rows" in library.execute(rows).error
     assert "big" in library.execute("SELECT length(zeroblob(100000000))").error
     wide = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT {} FROM n {}"
@@ -138,6 +141,134 @@ def test_golden_statements(shared):
         whole = len(record["rows"]) == record["n"]
         same += mine == theirs if whole else mine.total() == record["n"] and not theirs - mine
     assert usable > 500 and same / usable >= 0.95
+
+
+MARIADB = json.loads(Path(__file__).with_name("intercode_mariadb.json").read_text())
+
+
+def alike(rows):
+    """Rows as MariaDB's were recorded: all numbers are doubles."""
+    return None if rows is None else [[float(v) if isinstance(v, int | float) else v for v in row] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shop") / "dump.sql"
+    path.write_text(MARIADB["dump"])
+    database = sql.connect("sqlite", path, "shop")
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("recorded", MARIADB["answers"], ids=lambda recorded: recorded["statement"][:60])
+def test_texts_meet_numbers_as_on_mariadb(shop, recorded):
+    answer = shop.execute(recorded["statement"])
+    assert alike(answer.rows) == alike(recorded["rows"]), answer.error
+
+
+def test_statements_that_nobody_understands_stay_as_they_are(shop):
+    for statement in (
+        "SELEC 1",
+        "SELECT (",
+        "SELECT 'x",
+        "SELECT ?",
+        "VALUES (1)",
+        "PRAGMA x",
+        "",
+        "SELECT a.b.c.d FROM",
+    ):
+        assert as_mysql(statement, {}) == statement
+    long = f"SELECT {'1 + ' * LONGEST}1"
+    assert as_mysql(long, {}) is long
+    nested = f"SELECT {'(' * 3000}1{')' * 3000}"
+    assert as_mysql(nested, {}) is nested
+
+
+def test_columns_of_one_kind_are_compared_as_before(shop):
+    """Their indices are of use, and a join of two large tables stays a matter of milliseconds."""
+    columns = {"a": {"i": "number", "t": "text"}, "b": {"i": "number", "t": "text"}}
+    assert "a.i = b.i" in as_mysql("SELECT 1 FROM a JOIN b ON a.i = b.i WHERE a.i > 5", columns)
+    assert "a.i > 5" in as_mysql("SELECT 1 FROM a JOIN b ON a.i = b.i WHERE a.i > 5", columns)
+    assert "CAST" not in as_mysql("SELECT 1 FROM a, b WHERE a.t = b.t AND a.t = 'x' AND a.i IN (1, 2)", columns)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DESC json_each", "DESC pragma_table_info", "DESC sqlite_schema", "SHOW COLUMNS FROM json_tree", "DESC x"],
+)
+def test_tables_that_are_not_the_databases_do_not_exist(library, statement):
+    assert "doesn't exist" in library.execute(statement).error
+    assert library.execute("DELETE FROM book").error == "not authorized"
+    assert "not authorized" in library.execute("ATTACH DATABASE ':memory:' AS x").error
+
+
+PIECES = [
+    "SELECT", "DESC", "DESCRIBE", "SHOW", "TABLES", "COLUMNS FROM", "FROM", "book", "author", "`book`", "json_each",
+    "(", ")", "((", ",", "'", '"', "`", "''", ";", "--", "/*", "*/", "/*!", "#", "*", "=", "<=>", "1", "1e999",
+    "-9223372036854775809", "0x", "x''", "NULL", "\ud800", "\udcff", "\0", "\x1b[2J", "é", "WITH RECURSIVE n(i) AS",
+    "UNION ALL", "VALUES", "PRAGMA table_info(book)", "ATTACH ':memory:'", "BEGIN", "ROLLBACK", "EXPLAIN",
+    "EXPLAIN QUERY PLAN", "pragma_table_info('book')", "sqlite_schema", "generate_series(1,9)", "CASE", "WHEN",
+    "END", "BETWEEN", "IN", "LIKE", "GLOB", "MATCH", "REGEXP", "COLLATE nocase", "CAST(", "AS", "OVER (", "GROUP BY",
+    "ORDER BY", "LIMIT -1", "?", ":name", "@x", "$y", "randomblob(9)", "zeroblob(99999999)", "printf('%s', x'ff')",
+    "load_extension('x')", "char(0)", "cast(x'ff' as text)", "\n", "\t", "()" * 200, "(" * 500, "9" * 500,
+    "x" * 5000,
+]  # fmt: skip
+
+
+def odd_statements():
+    """A thousand odd statements, the same every time."""
+    draw = random.Random(12)
+    yield from (
+        "",
+        " ",
+        ";",
+        "\0",
+        "\ud800",
+        "'" * 9999,
+        "(" * 99_999,
+        "SELECT '" + "x" * 1_000_000,
+        "SELECT 1 -- " + "x" * 1_000_000,
+    )
+    yield from (
+        "DESC " * 100_000,
+        "SHOW TABLES" + " " * 1_000_000,
+        "SELECT " + "-" * 5001 + "1",
+        "SELECT " + "1," * 5000 + "1",
+    )
+    for _ in range(1000):
+        yield draw.choice((" ", "")).join(draw.choices(PIECES, k=draw.randint(1, 9)))
+    for _ in range(100):
+        yield "".join(chr(draw.randrange(1, 0x11000)) for _ in range(draw.randint(1, 60)))
+
+
+def test_no_statement_raises_or_changes_what_may_be_done(monkeypatch):
+    monkeypatch.setattr(answers, "SECONDS", 1.0)
+    env = SqlEnv(data="embedded")
+    task = next(t for t in env.panel("train").tasks if t.kind == "library")
+    env.reset(options={"task": task})
+    for statement in odd_statements():
+        observation, reward, over, _, info = env.step(statement)
+        assert isinstance(observation, str) and reward == 0.0 and not info["failure"], statement[:80]
+        observation.encode()
+        assert not over or statement.startswith(("submit", "skip"))
+    assert env.step("SELECT count(*), sum(pages) FROM book")[0] == "[(6, 1432)]"
+    assert "not authorized" in env.step("DELETE FROM book")[0]
+    env.close()
+
+
+def test_a_gold_statement_that_is_too_slow_is_a_fault_and_not_kept(monkeypatch):
+    env = SqlEnv(data="embedded")
+    env.reset(options={"task": env.panel("train").tasks[0]})
+    monkeypatch.setattr(answers, "SECONDS", -1.0)
+    monkeypatch.setattr(sql, "TICK", 1)
+    with pytest.raises(EnvironmentFault, match="took more than it may"):
+        env.step("submit")
+    with pytest.raises(UserError, match="call reset first"):
+        env.step("submit")
+    monkeypatch.undo()
+    env.reset(options={"task": env.panel("train").tasks[0]})
+    env.step(env.item.gold)
+    assert env.step("submit")[1] == 1.0
 
 
 def test_a_password_has_no_place_in_the_configuration():
