@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,7 +32,7 @@ from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
 from leap_ray.learning.loop import read_progress
-from leap_ray.learning.model import probe_logprobs
+from leap_ray.learning.model import masters_beside, probe_logprobs
 from leap_ray.learning.objectives import objective_of
 from leap_ray.learning.sources import materialize
 from leap_ray.metrics import Metrics
@@ -170,6 +171,7 @@ class Coordinator:
         stage = f"iter-{iteration}/train"
         policy = self.policy(iteration)
         if self.run.result(stage):
+            self._drop_masters(iteration)
             return policy
         objective = objective_of(self.config.learner, iteration)
         folders = [
@@ -189,10 +191,19 @@ class Coordinator:
                 seed=self.config.seed + iteration,
                 storage=output / "ray-train",
                 adapter_name=policy.name,
+                keep_masters=iteration + 1 < self.config.iterations,
             )
+        for warning in result.warnings:
+            self.board.say(f"warning: {warning}")
         self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})
         self.metrics.log("train", iteration, result.metrics)
+        self._drop_masters(iteration)
         return policy
+
+    def _drop_masters(self, done: int) -> None:
+        """The float32 masters of trainings that no later one goes on from: all before the newest finished one."""
+        for iteration in range(done):
+            shutil.rmtree(masters_beside(self.policy(iteration).path), ignore_errors=True)
 
     async def measure_gap(self, iteration: int, policy: Policy) -> None:
         """How far the teacher's corrections are from what the policy trained on them would do (Definition 3.1)."""

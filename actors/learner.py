@@ -10,6 +10,7 @@ Calling `train` again with the same `storage` goes on from the last checkpoint, 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -27,21 +28,34 @@ from ray.data import ExecutionOptions
 
 from leap_ray.config import LearnerConfig, Objective
 from leap_ray.errors import UserError
+from leap_ray.journal import write_atomically
 from leap_ray.learning import checkpoint
-from leap_ray.learning.aggregate import Header, select
+from leap_ray.learning.aggregate import Header, Selection, select
 from leap_ray.learning.card import Provenance, write_card
 from leap_ray.learning.loop import Named, Outside, ProgressFile, ReferenceStore, fit, read_progress
-from leap_ray.learning.model import check_init, check_model, load_trainable, materialize, stop_ids
-from leap_ray.learning.rows import Problem, RowInfo, from_record, pack_window, read_record, row_from_record, to_record
+from leap_ray.learning.model import MASTERS, check_init, check_model, load_trainable, materialize, stop_ids
+from leap_ray.learning.rows import (
+    Problem,
+    RowInfo,
+    from_record,
+    header_of,
+    pack_window,
+    read_record,
+    row_from_record,
+    to_record,
+)
 from leap_ray.learning.schedule import PlannedStep, deal, plan_steps
 from leap_ray.learning.sources import save_tokenizer
 from leap_ray.learning.train import Trainer
+from leap_ray.serving import tensor_shapes
 from leap_ray.types import Example, to_plain
 
 PROGRESS = "progress.jsonl"
 RESULT = "result.json"
 WEIGHTS = "weights"
 FINISHED = "finished"  # in storage: training is done, its best weights are whole
+STOPPED = "stopped"  # in storage: why training cannot go on, in a sentence
+WARNINGS = "warnings.json"  # in storage
 DATA_CPUS = 0.25  # of a task that packs or reads rows: it must find room beside workers that hold the CPUs
 
 
@@ -55,7 +69,8 @@ class TrainResult:
     metrics: dict[str, float] = field(
         default_factory=dict
     )  # last loss, eval_loss of the kept weights, tokens, seconds, …
-    problems: dict[str, int] = field(default_factory=dict)  # reason → examples left out
+    problems: dict[str, int] = field(default_factory=dict)  # reason → examples left out, or used in part
+    warnings: list[str] = field(default_factory=list)  # sentences for people
 
 
 def train(
@@ -69,13 +84,16 @@ def train(
     seed: int,
     storage: Path,
     adapter_name: str,
+    keep_masters: bool = True,
 ) -> TrainResult:
     """Train the student on examples and leave its weights in `output/weights`. Blocks until done; needs `ray.init()`.
 
     dataset: Examples, or a Ray Dataset of `rows.to_record(example)` rows. model: as StudentConfig.model. init_from: folder of
     the previous iteration's weights, which are also DPO's and KTO's reference; None: the student itself. storage: the
     training's own working folder, reachable from every node; keep it until this returns. Progress: one JSON line per
-    optimiser step in `output/progress.jsonl`. Raises UserError for examples, weights or a student that cannot be used.
+    optimiser step in `output/progress.jsonl`. Full training goes on from the float32 masters beside `init_from`, and with
+    `keep_masters` leaves its own in `output/masters` (4 bytes a parameter). Raises UserError for examples, weights, a student
+    or a disk that cannot be used.
     """
     output, storage = Path(output).absolute(), Path(storage).absolute()
     if (output / RESULT).is_file():
@@ -89,10 +107,30 @@ def train(
     job = Job(
         model, str(init_from) if init_from else None, str(output), str(storage), config, objective, seed,
         plan, deal([i for i in infos if i.split == "eval"], config.workers), deal(infos, config.workers),
+        keep_masters,
     )  # fmt: skip
     if not (storage / FINISHED).exists():
+        _check_disk(job)
         run(job)
     return _finish(job, infos, problems, adapter_name)
+
+
+def _check_disk(job: Job) -> None:
+    """Refuse full training that would fill the disk, before it begins."""
+    if job.config.method != "full":
+        return
+    shapes = tensor_shapes(materialize(job.model))
+    wanted = checkpoint.disk_room(sum(map(math.prod, shapes.values())), len(job.plan), job.config, job.keep_masters)
+    wanted -= sum(
+        file.stat().st_size for file in Path(job.storage).rglob("*") if file.is_file()
+    )  # of a resumed training
+    free = shutil.disk_usage(job.storage).free
+    if free < wanted:
+        raise UserError(
+            f"full training writes up to {wanted / 2**30:.1f} GiB under {job.storage} (weights, float32 masters, checkpoints), "
+            f"where {free / 2**30:.1f} GiB are free: free some, choose another --run-dir, set learner.checkpoint_every higher, "
+            "or train an adapter (learner.method: lora)"
+        )
 
 
 # ---- data: examples → selection → rows, as Ray Data operations ----
@@ -143,37 +181,31 @@ def _pack_all(
 ) -> tuple[list[RowInfo], list[Problem]]:
     examples.context.execution_options.preserve_order = True
     small = {"num_cpus": DATA_CPUS}
-    columns = ["id", "iteration", "task_domain", "task_id"]
-    headers = examples.select_columns(columns, **small).map_batches(
-        partial(_headers, seed=seed), batch_size=4096, **small
-    )
-    selection = select((Header(**row) for row in headers.iter_rows()), config, seed)
-    pack = partial(
-        _pack,
-        folder=folder,
-        selection=selection,
-        config=config,
-        objective=objective,
-        stop_ids=stop_ids(materialize(model)),
-    )
+    stops = stop_ids(materialize(model))
+    read = partial(_headers, config=config, objective=objective, stop_ids=stops, seed=seed)
+    lines = (r["line"] for r in examples.map_batches(read, batch_size=config.window, **small).iter_rows())
+    headers = [Header(**json.loads(line)) for line in lines if line]
+    selection = select(headers, config, seed) if headers else Selection(seed)
+    pack = partial(_pack, folder=folder, selection=selection, config=config, objective=objective, stop_ids=stops)
     found = [json.loads(r["line"]) for r in examples.map_batches(pack, batch_size=config.window, **small).iter_rows()]
     infos = {line["id"]: RowInfo(**line) for line in found if "id" in line}
-    problems = {line["example"]: Problem(**line) for line in found if "example" in line}
-    return sorted(infos.values(), key=lambda i: i.id), sorted(problems.values(), key=lambda p: p.example)
+    problems = {(line["example"], line["reason"]): Problem(**line) for line in found if "example" in line}
+    return sorted(infos.values(), key=lambda i: i.id), [problems[key] for key in sorted(problems)]
 
 
-def _headers(batch: dict[str, Any], seed: int) -> dict[str, Any]:
-    made = [
-        Header.of(*values, seed=seed)
-        for values in zip(batch["task_domain"], batch["iteration"], batch["task_id"], batch["id"])
-    ]
-    return {name: [getattr(h, name) for h in made] for name in ("domain", "iteration", "task", "rank")}
+def _headers(batch: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """One line per example: its header, or nothing where the objective cannot use it."""
+    headers = [header_of(example, **settings) for example in _examples(batch)]
+    return {"line": [json.dumps(asdict(header)) if header else "" for header in headers]}
 
 
 def _pack(batch: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    records = [dict(zip(batch, values)) for values in zip(*batch.values())]
-    infos, problems = pack_window([from_record(r) for r in records], **settings)
+    infos, problems = pack_window(_examples(batch), **settings)
     return {"line": [json.dumps(asdict(x)) for x in [*infos, *problems]]}
+
+
+def _examples(batch: dict[str, Any]) -> list[Example]:
+    return [from_record(dict(zip(batch, values))) for values in zip(*batch.values())]
 
 
 # ---- training: Ray Train ----
@@ -193,6 +225,7 @@ class Job:
     plan: list[PlannedStep]
     evaluation: tuple[tuple[RowInfo | None, ...], ...]  # per worker
     everything: tuple[tuple[RowInfo | None, ...], ...]  # per worker
+    keep_masters: bool = False
 
 
 def run(job: Job) -> None:
@@ -208,7 +241,7 @@ def run(job: Job) -> None:
         name="train",
         storage_path=job.storage,
         failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoint.CHECKPOINTS),
     )
     options = ExecutionOptions(preserve_order=True)
     trainer = ray.train.torch.TorchTrainer(
@@ -220,9 +253,13 @@ def run(job: Job) -> None:
         datasets=_feeds(job),
         dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
     )
+    stopped = Path(job.storage) / STOPPED
+    stopped.unlink(missing_ok=True)
     result = trainer.fit()
     if result.error:
         raise result.error
+    if stopped.exists():
+        raise UserError(stopped.read_text())
 
 
 def _feeds(job: Job) -> dict[str, ray.data.Dataset]:
@@ -260,7 +297,6 @@ def work(settings: dict[str, Any]) -> None:
             job.config,
             init_from=Path(job.init_from) if job.init_from else None,
             seed=job.seed,
-            workers=workers,
         ),
         job.config,
         job.objective,
@@ -273,6 +309,8 @@ def work(settings: dict[str, Any]) -> None:
     feed = RayFeed(job, worker)
     if job.objective != "sft":
         feed.reference = _reference(trainer, feed, ReferenceStore(storage / "reference", worker))
+    if worker == 0:
+        write_atomically(storage / WARNINGS, json.dumps([w for w in [trainer.warning()] if w]).encode())
     position = _restore(trainer)
     progress = ProgressFile(Path(job.output) / PROGRESS, position.next_step) if worker == 0 else None
     outside = Outside(
@@ -281,8 +319,14 @@ def work(settings: dict[str, Any]) -> None:
         base=job.model,
         progress=progress.append if progress else lambda line: None,
         checkpoint=partial(_report, trainer, worker == 0),
+        masters=job.keep_masters,
     )
-    position = fit(trainer, job.plan, feed, outside, position)
+    try:
+        position = fit(trainer, job.plan, feed, outside, position)
+    except UserError as error:  # every worker meets it, and would again: no restart could help
+        if worker == 0:
+            write_atomically(storage / STOPPED, str(error).encode())
+        return
     if worker == 0:
         (storage / FINISHED).touch()
     ray.train.report({"next_step": position.next_step, "best_step": position.best_step})
@@ -352,6 +396,9 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
     """Card, weights, result: in this order, so that a result that exists is whole."""
     output, best = Path(job.output), Path(job.storage) / "best"
     metrics = summary(read_progress(output / PROGRESS))
+    before = Path(job.init_from) if job.init_from else materialize(job.model) if job.config.method == "full" else None
+    if (moved := checkpoint.share_moved(best, before)) is not None:
+        metrics["weights_moved"] = moved
     counted: dict[str, int] = {}
     for problem in problems:
         counted[problem.reason] = counted.get(problem.reason, 0) + 1
@@ -363,7 +410,7 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
         seed=job.seed,
         examples=sum(i.examples for i in infos if i.split == "train"),
         held_out=sum(i.examples for i in infos if i.split == "eval"),
-        left_out=len(problems),
+        left_out=sum(not p.trained for p in problems),
         loss_tokens=int(metrics["loss_tokens"]),
         tokens=int(metrics["tokens"]),
         steps=len(job.plan),
@@ -374,9 +421,11 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
         save_tokenizer(job.model, best)
     part = output / f".{WEIGHTS}.part"
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(best, part)
+    shutil.copytree(best, part, ignore=shutil.ignore_patterns(MASTERS))
     checkpoint.replace_folder(part, output / WEIGHTS)
-    result = TrainResult(str(output / WEIGHTS), name, job.config.method, metrics, counted)
+    checkpoint.move_masters(best, output / WEIGHTS)
+    warnings = json.loads((Path(job.storage) / WARNINGS).read_text())
+    result = TrainResult(str(output / WEIGHTS), name, job.config.method, metrics, counted, warnings)
     part = output / f".{RESULT}.part"
     part.write_text(json.dumps(asdict(result), indent=1))
     part.replace(output / RESULT)
@@ -386,7 +435,7 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
 def summary(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
     """A training's figures out of its progress lines."""
     totals = {k: float(sum(line[k] for line in lines)) for k in ("loss_tokens", "tokens", "plain_tokens", "seconds")}
-    evaluated = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    evaluated = [line["eval_loss"] for line in lines if math.isfinite(line.get("eval_loss", math.nan))]
     tail = lines[-max(1, len(lines) // 10) :]
     return {
         "loss": sum(line["loss"] for line in tail) / len(tail),

@@ -229,7 +229,7 @@ def check(config: RunConfig) -> None:
         (
             config.learner.row_tokens < (row := _longest(config)) and config.learner.on_bad_example == "fail",
             f"learner.row_tokens: {config.learner.row_tokens} is below {row}, which an example of this student can take "
-            "(student.max_length; preferences: student.max_tokens more)",
+            "(student.max_length; DPO: student.max_tokens more, KTO: twice)",
         ),
         (not config.rollout.seeds, "rollout.seeds: at least one is needed"),
         (len({d.name for d in config.domains}) < len(config.domains), "domains: a name stands twice"),
@@ -253,9 +253,9 @@ def check(config: RunConfig) -> None:
 
 
 def _longest(config: RunConfig) -> int:
-    """Tokens of the largest tree of one example: a prompt and a response, for preferences two."""
-    pairs = set(config.learner.objectives) - {"sft"}
-    return config.student.max_length + (config.student.max_tokens if pairs else 0)
+    """Tokens of the largest tree of one example: a prompt and a response, for DPO two, for KTO three."""
+    more = max({"sft": 0, "dpo": 1, "kto": 2}[objective] for objective in config.learner.objectives or ("sft",))
+    return config.student.max_length + more * config.student.max_tokens
 
 
 def build(plain: Mapping[str, Any], source: str = "configuration") -> RunConfig:

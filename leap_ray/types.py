@@ -161,7 +161,8 @@ class Correction:
 class Example:
     """One training example in tokens: loss on `response` only, which ends with the end-of-turn token.
 
-    `rejected` is the student's own completion at the same prompt, for preference objectives (DPO, KTO).
+    `rejected` is the student's own completion at the same prompt, for preference objectives (DPO, KTO), as it was sampled: one
+    that was cut off has no end-of-turn token. Where it is empty there is no pair, and `no_pair` says why.
     """
 
     id: str  # "<episode id>/<t>"
@@ -171,6 +172,7 @@ class Example:
     response: tuple[int, ...]
     rejected: tuple[int, ...] = ()
     weight: float = 1.0
+    no_pair: str = ""
 
 
 def digest(*parts: Any, length: int = 12) -> str:

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 
 from leap_ray.config import StudentConfig
 from leap_ray.policy import Prompter
-from leap_ray.types import Correction, Episode, Example, Outcome
+from leap_ray.teachers.actions import fit
+from leap_ray.types import Correction, Episode, Example, Outcome, Step
+
+SAME_ACTION = "the student's answer does the same action"
+DEMONSTRATED = "a demonstration has no answer of the student's"
 
 
 def from_demonstration(episode: Episode, iteration: int = 0) -> Iterator[Example]:
@@ -21,24 +25,41 @@ def from_demonstration(episode: Episode, iteration: int = 0) -> Iterator[Example
             iteration=iteration,
             prompt=tuple(episode.prompt_ids(t)),
             response=step.completion,
+            no_pair=DEMONSTRATED,
         )
 
 
 def from_correction(episode: Episode, correction: Correction, prompter: Prompter, iteration: int) -> Iterator[Example]:
-    """One example per corrected step. What the student itself said there is kept as `rejected`, for preferences."""
+    """One example per corrected step. What the student itself said there is kept as `rejected`, for preferences.
+
+    It is kept as sampled: an end-of-turn token that the student never reached would teach it not to end its turns. Two answers
+    that do the same action are no pair.
+    """
     for word in correction.steps:
         if word.outcome is not Outcome.CORRECTED:
             continue
-        response = tuple(prompter.completion_ids(word.reason, word.action))
-        said = prompter.closed(episode.steps[word.t].completion)
+        step = episode.steps[word.t]
+        same = same_action(step, word.action)
         yield Example(
             id=f"{episode.id}/{word.t}",
             task=episode.task,
             iteration=iteration,
             prompt=tuple(episode.prompt_ids(word.t)),
-            response=response,
-            rejected=said if said != response else (),
+            response=tuple(prompter.completion_ids(word.reason, word.action)),
+            rejected=() if same else step.completion,
+            no_pair=SAME_ACTION if same else "",
         )
+
+
+def same_action(step: Step, action: str) -> bool:
+    """Whether the student did this action at this step, in whatever spelling the environment reads."""
+    done = executed_action(step)
+    return bool(done) and done == (fit(action, step.candidates) or action)
+
+
+def executed_action(step: Step) -> str:
+    """The student's action as the environment read it: in the candidates' spelling where it is one of them."""
+    return fit(step.action, step.candidates) or step.action
 
 
 def out_of_reach(example: Example, student: StudentConfig) -> str:
