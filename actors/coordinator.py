@@ -40,6 +40,7 @@ from leap_ray.policy import Prompter
 from leap_ray.progress import Board
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
+from leap_ray.teachers.constrained import draw_steps, state_of
 from leap_ray.types import Correction, Episode, Sampling, digest
 
 PROBE_EPISODES = 4  # of each domain
@@ -114,9 +115,8 @@ class Coordinator:
                 await self.demonstrate()
             else:
                 await self.correct(iteration, policy)
-            policy = await self.train(iteration, policy)
-            if iteration > 0:
                 await self.measure_gap(iteration, policy)
+            policy = await self.train(iteration, policy)
             await self.evaluate(iteration, policy)
 
     # Stages ----------------------------------------------------------------------------------------------------------
@@ -206,7 +206,11 @@ class Coordinator:
             shutil.rmtree(masters_beside(self.policy(iteration).path), ignore_errors=True)
 
     async def measure_gap(self, iteration: int, policy: Policy) -> None:
-        """How far the teacher's corrections are from what the policy trained on them would do (Definition 3.1)."""
+        """How far the teacher is from the student on the student's own fresh rollouts, before it is trained on them.
+
+        The steps are drawn from all rollouts of the iteration, won ones included (Definition 3.1). A teacher who was not asked
+        about an episode, because it was won, is asked now; that word is never trained on.
+        """
         for domain in self.config.domains if self.config.teacher.gap_steps else ():
             stage = f"iter-{iteration}/realizability/{domain.name}"
             if self.run.result(stage):
@@ -214,11 +218,31 @@ class Coordinator:
             await self.deploy(policy)
             rollouts = f"iter-{iteration}/rollouts/{domain.name}"
             with self.run.records(rollouts, "episodes", Episode, _episode_key) as episodes:
-                with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
-                    pairs = [(episodes.by_key[c.episode], c) for c in corrections if c.episode in episodes]
-            result = await self.teacher.realizability.remote(pairs, policy.name, self.config.teacher.gap_steps)
+                drawn = draw_steps(list(episodes), self.config.teacher.gap_steps, self.config.seed)
+            words = await self._words_on({e.id: e for e, _ in drawn}, rollouts, stage, self.pools[domain.name])
+            states = [state_of(episode, t, words.get(episode.id)) for episode, t in drawn]
+            known = [state for state in states if state]
+            unknown = len(states) - len(known)
+            result = await self.teacher.realizability.remote(known, policy.name, unknown)
             self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
+
+    async def _words_on(
+        self, episodes: dict[str, Episode], rollouts: str, stage: str, pool: EnvironmentPool
+    ) -> dict[str, Correction]:
+        """The teacher's corrections of these episodes: those of the rollouts, the others asked for and kept in `stage`."""
+        with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
+            words = {key: corrections.by_key[key] for key in episodes if key in corrections}
+        with self.run.records(stage, "corrections", Correction, _corrected_key) as more:
+
+            async def ask(episode: Episode) -> None:
+                if episode.id not in more:
+                    told = self.config.teacher.kind != "symbolic"  # that one reads its own environment
+                    state = await pool.privileged(episode.task) if told else None
+                    more.append(await self.teacher.correct.remote(episode, state))
+
+            await gather.all_of([e for key, e in episodes.items() if key not in words], ask)
+            return {**words, **more.by_key}
 
     async def evaluate(self, iteration: int, policy: Policy) -> None:
         """Play the evaluation panels; nobody has privileged state there."""

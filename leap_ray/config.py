@@ -117,7 +117,9 @@ class TeacherConfig:
         default_factory=dict
     )  # dollars per million tokens; empty: the dated built-in table
     temperature: float = 0.3  # of the student as its own teacher (self, constrained); paid models choose their own
-    choice: Literal["best", "sample"] = "best"  # the constrained expert takes its best action, or draws one
+    choice: Literal["best", "sample"] = (
+        "sample"  # the constrained expert draws its action, or takes the best one within delta
+    )
     delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
     enumerate_up_to: int = (
         150  # candidate actions of an episode that the answer's schema lists; 0: one schema for all episodes
@@ -125,7 +127,7 @@ class TeacherConfig:
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
     batch_quiet: float = 30  # seconds without a new request after which a batch is sent
     gap_steps: int = (
-        32  # corrected steps on which each iteration's realizability gap is measured (Definition 3.1); 0: none
+        32  # steps, of all rollouts, on which each iteration's realizability gap is measured (Definition 3.1); 0: none
     )
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 

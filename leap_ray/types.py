@@ -135,7 +135,10 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class StepCorrection:
-    """The teacher's word on step t. `reason` and `action` are set only when `outcome` is CORRECTED."""
+    """The teacher's word on step t: a training target only when `outcome` is CORRECTED, and only then with a `reason`.
+
+    `action` may also be what a teacher would do whose word is no target (SKIPPED, REVEALS): the realizability gap asks for it.
+    """
 
     t: int
     outcome: Outcome

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from leap_ray.config import StudentConfig
 from leap_ray.policy import Prompter
 from leap_ray.teachers.actions import fit
+from leap_ray.teachers.choose import executed_action
 from leap_ray.types import Correction, Episode, Example, Outcome, Step
 
 SAME_ACTION = "the student's answer does the same action"
@@ -55,11 +56,6 @@ def same_action(step: Step, action: str) -> bool:
     """Whether the student did this action at this step, in whatever spelling the environment reads."""
     done = executed_action(step)
     return bool(done) and done == (fit(action, step.candidates) or action)
-
-
-def executed_action(step: Step) -> str:
-    """The student's action as the environment read it: in the candidates' spelling where it is one of them."""
-    return fit(step.action, step.candidates) or step.action
 
 
 def out_of_reach(example: Example, student: StudentConfig) -> str:

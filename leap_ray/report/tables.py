@@ -71,7 +71,9 @@ def gathering_table(run: Path) -> Table:
     """What each iteration's data came from, what became of every failed episode's steps, and how realizable the teacher was."""
     gaps = {(iteration, domain): r for iteration, domain, r in results(run, "realizability")}
     table = Table(
-        title="data", caption="gap: total variation between the teacher and the student it trained (Definition 3.1)"
+        title="data",
+        caption="gap: total variation between teacher and student on n steps of the student's rollouts, with its 95 % interval "
+        "(Definition 3.1)",
     )
     for title in (
         "iteration",
@@ -119,7 +121,10 @@ def spending_table(run: Path) -> Table | None:
 
 
 def _gap(result: dict[str, Any] | None) -> str:
-    return f"{result['tv']:.2f}" if result and result["states"] else ""
+    if not result or "interval" not in result:
+        return ""
+    low, high = result["interval"]
+    return f"{result['tv']:.2f} [{low:.2f}–{high:.2f}] n={result['states']}"
 
 
 def training_table(run: Path) -> Table:
