@@ -135,7 +135,8 @@ class Coordinator:
             kept = [e for e in episodes if e.score > plan.threshold]
             if not kept:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
-            counts = {"kept": len(kept), **self._examples(stage, 0, [(e, None) for e in kept])}
+            counts = {"kept": len(kept), "repeated": gather.repeated(plan, episodes)}
+            counts |= self._examples(stage, 0, [(e, None) for e in kept])
             self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
 

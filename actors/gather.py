@@ -60,18 +60,36 @@ async def play_all(plan: Plan, attempts: Sequence[Attempt], episodes: Records[Ep
 
 
 async def demonstrate_all(plan: Plan, episodes: Records[Episode], teacher: Any, annotate: bool, stage: Stage) -> None:
-    """Expert episodes of every task, their reasons written by the teacher if `annotate`, tokenised."""
+    """Expert episodes of every task, their reasons written by the teacher if `annotate`, tokenised.
 
-    async def one(item: tuple[Any, int]) -> None:
-        task, seed = item
-        if episode_id(task, seed, "expert:demonstrator") not in episodes:
-            episode = await plan.pool.demonstrate(task, seed, plan.max_actions)
-            if annotate:
-                episode = await teacher.annotate.remote(episode)
-            episodes.append(await plan.pool.tokenize(episode))
-        stage.advance(note=success_note(episodes))
+    A seed whose episode is step by step that of an earlier one (an expert need not depend on the seed) is left out, before
+    anybody is paid for its reasons: `repeated` counts them.
+    """
 
-    await all_of([(task, seed) for seed in plan.seeds for task in plan.panel.tasks], one)
+    async def one(task: Any) -> None:
+        done: set[tuple[tuple[str, str], ...]] = set()
+        for seed in plan.seeds:
+            key = episode_id(task, seed, "expert:demonstrator")
+            episode = episodes.by_key[key] if key in episodes else None
+            if episode is None:
+                episode = await plan.pool.demonstrate(task, seed, plan.max_actions)
+                if _course(episode) not in done:
+                    if annotate:
+                        episode = await teacher.annotate.remote(episode)
+                    episodes.append(await plan.pool.tokenize(episode))
+            done.add(_course(episode))
+            stage.advance(note=success_note(episodes))
+
+    await all_of(plan.panel.tasks, one)
+
+
+def repeated(plan: Plan, episodes: Records[Episode]) -> int:
+    """How many of a finished plan's demonstrations were left out as the same over again."""
+    return len(plan.panel) * len(plan.seeds) - len(episodes)
+
+
+def _course(episode: Episode) -> tuple[tuple[str, str], ...]:
+    return tuple((step.observation, step.action) for step in episode.steps)
 
 
 async def correct_all(

@@ -88,7 +88,7 @@ class RolloutConfig:
     actors: int = 1  # environment actors
     episodes_per_actor: int = 16  # interleaved in one actor
     recycle_after: int = 2000  # episodes after which an actor is replaced, to bound its memory
-    seeds: tuple[int, ...] = (0,)  # each task is played once per seed
+    seeds: tuple[int, ...] = (0,)  # each task is played once per seed; demonstrations that come out the same count once
     max_restarts: int = 3  # of an actor, after a crash
     episode_timeout: float = 1800  # seconds
 

@@ -91,6 +91,7 @@ def gathering_table(run: Path) -> Table:
         for iteration, domain, r in results(run, stage):
             words = [f"{name}: {count}" for name, count in r["outcomes"].items()] if "outcomes" in r else [stage]
             words += [f"mean KL {r['kl']:.3g} nats"] if "kl" in r else []
+            words += [f"the same over again: {r['repeated']}"] if r.get("repeated") else []
             words += [f"left out, {why}: {count}" for why, count in r.get("left_out", {}).items()]
             table.add_row(
                 iteration, domain, str(r["episodes"]), f"{100 * r['success']:.1f}",

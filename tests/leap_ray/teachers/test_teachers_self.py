@@ -117,6 +117,28 @@ async def test_a_prompt_that_does_not_fit_costs_its_step(prompter):
     assert not student.asked
 
 
+@pytest.mark.parametrize("kind", [SelfTeacher, ConstrainedTeacher])
+async def test_answers_are_cut_where_the_configuration_says(prompter, kind):
+    episode = episode_of(prompter, "dance")
+    table = dict.fromkeys(episode.steps[0].candidates, -2.0)
+    limits = set()
+
+    class Watched(Scripted):
+        async def complete(self, prompt_ids, sampling, seed, policy, request_id):
+            limits.add(sampling.max_tokens)
+            return await super().complete(prompt_ids, sampling, seed, policy, request_id)
+
+    for config, tokens, wanted in (
+        (TeacherConfig(), 40, 40),
+        (TeacherConfig(), 300, 300),
+        (TeacherConfig(max_tokens=90), 300, 90),
+    ):
+        student = Watched(prompter, ("A shelf.", "go to shelf 1"), scores={"plain": table, "privileged": table})
+        limits.clear()
+        await kind(student, prompter, config, CORRIDOR, max_tokens=tokens).correct(episode, privileged(episode))
+        assert limits == {wanted}
+
+
 async def test_it_annotates_with_the_base_student(prompter):
     demonstration = dataclasses.replace(episode_of(prompter, "go to desk 1", "dance"), policy="expert:demonstrator")
     student, teacher = self_teacher(prompter, ("Start with the desk.", "go to desk 1"))
