@@ -235,6 +235,7 @@ class Coordinator:
         with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
             words = {key: corrections.by_key[key] for key in episodes if key in corrections}
         with self.run.records(stage, "corrections", Correction, _corrected_key) as more:
+            more.drop(gather.unanswered)
 
             async def ask(episode: Episode) -> None:
                 if episode.id not in more:

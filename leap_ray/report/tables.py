@@ -90,6 +90,9 @@ def gathering_table(run: Path) -> Table:
     for stage in ("demonstrations", "rollouts"):
         for iteration, domain, r in results(run, stage):
             words = [f"{name}: {count}" for name, count in r["outcomes"].items()] if "outcomes" in r else [stage]
+            words += (
+                [f"of the corrected with the student's own action: {r['own_action']}"] if r.get("own_action") else []
+            )
             words += [f"mean KL {r['kl']:.3g} nats"] if "kl" in r else []
             words += [f"the same over again: {r['repeated']}"] if r.get("repeated") else []
             words += [f"left out, {why}: {count}" for why, count in r.get("left_out", {}).items()]

@@ -61,6 +61,7 @@ async def test_what_lacked_money_or_an_answer_is_asked_again_and_nothing_else(tm
     counts = await gather(tmp_path, pool, rich)
     assert sorted(rich.asked) == ["t0", "t1", "t3"] and len(pool.played) == 4
     assert counts["outcomes"] == {"corrected": 3, "reveals privileged state": 1}
+    assert counts["own_action"] == 3, "the student did that action itself"
     assert (counts["failed"], counts["corrected_episodes"], counts["steps"]) == (4, 3, 4)
 
 
