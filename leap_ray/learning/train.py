@@ -244,7 +244,8 @@ class Trainer:
         """Sums of all workers. They agree on the names by the objective, since one may have had no row at all."""
         if self.workers == 1:
             return sums
-        names = ["loss", "mass", *([] if self.objective == "sft" else ["accuracy", "margin", "kl"])]
+        more = {"sft": [], "dpo": ["accuracy", "margin"], "kto": ["accuracy", "margin", "kl"]}
+        names = ["loss", "mass", *more[self.objective]]
         return defaultdict(float, zip(names, self._over_workers([sums[n] for n in names])))
 
     def _over_workers(self, values: list[float]) -> list[float]:
