@@ -204,7 +204,8 @@ class Coordinator:
     def _drop_masters(self, done: int) -> None:
         """The float32 masters of trainings that no later one goes on from: all before the newest finished one."""
         for iteration in range(done):
-            shutil.rmtree(masters_beside(self.policy(iteration).path), ignore_errors=True)
+            if weights := self.policy(iteration).path:
+                shutil.rmtree(masters_beside(weights), ignore_errors=True)
 
     async def measure_gap(self, iteration: int, policy: Policy) -> None:
         """How far the teacher is from the student on the student's own fresh rollouts, before it is trained on them.

@@ -110,27 +110,11 @@ def train(
         keep_masters,
     )  # fmt: skip
     if not (storage / FINISHED).exists():
-        _check_disk(job)
+        if config.method == "full":
+            parameters = sum(map(math.prod, tensor_shapes(materialize(model)).values()))
+            checkpoint.check_disk(storage, checkpoint.disk_room(parameters, len(plan), config, keep_masters))
         run(job)
     return _finish(job, infos, problems, adapter_name)
-
-
-def _check_disk(job: Job) -> None:
-    """Refuse full training that would fill the disk, before it begins."""
-    if job.config.method != "full":
-        return
-    shapes = tensor_shapes(materialize(job.model))
-    wanted = checkpoint.disk_room(sum(map(math.prod, shapes.values())), len(job.plan), job.config, job.keep_masters)
-    wanted -= sum(
-        file.stat().st_size for file in Path(job.storage).rglob("*") if file.is_file()
-    )  # of a resumed training
-    free = shutil.disk_usage(job.storage).free
-    if free < wanted:
-        raise UserError(
-            f"full training writes up to {wanted / 2**30:.1f} GiB under {job.storage} (weights, float32 masters, checkpoints), "
-            f"where {free / 2**30:.1f} GiB are free: free some, choose another --run-dir, set learner.checkpoint_every higher, "
-            "or train an adapter (learner.method: lora)"
-        )
 
 
 # ---- data: examples → selection → rows, as Ray Data operations ----

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leap_ray.config import LearnerConfig
+from leap_ray.errors import UserError
 from leap_ray.learning.model import MASTERS, masters_beside, save_student
 from leap_ray.learning.train import Trainer, whole
 
@@ -121,6 +122,18 @@ def disk_room(parameters: int, steps: int, config: LearnerConfig, masters: bool)
     """
     checkpoints = min(CHECKPOINTS + 1, (steps - 1) // config.checkpoint_every)  # one is written before the oldest goes
     return parameters * (12 * checkpoints + (2 * 6 + 2 if masters else 3 * 2))
+
+
+def check_disk(storage: Path, wanted: int) -> None:
+    """Refuse a training that would fill its disk, before it begins; what a resumed one has written is taken off."""
+    wanted -= sum(file.stat().st_size for file in storage.rglob("*") if file.is_file())
+    free = shutil.disk_usage(storage).free
+    if free < wanted:
+        raise UserError(
+            f"full training writes up to {wanted / 2**30:.1f} GiB more under {storage} (weights, float32 masters, checkpoints), "
+            f"where {free / 2**30:.1f} GiB are free: free some, choose another --run-dir, set learner.checkpoint_every higher, "
+            "or train an adapter (learner.method: lora)"
+        )
 
 
 def replace_folder(new: Path, old: Path) -> None:

@@ -161,7 +161,7 @@ def gap(student: Sequence[Array], teacher: Sequence[Array], episodes: Sequence[s
     chances = [np.exp(s) for s in student]
     tv = np.array([0.5 * (np.abs(p - t).sum() + max(0.0, 1 - p.sum())) for p, t in zip(chances, teacher, strict=True)])
     nll = [-math.log(max(FLOOR, float(p[int(t.argmax())]))) for p, t in zip(chances, teacher)]
-    agreed = [p.any() and int(p.argmax()) == int(t.argmax()) for p, t in zip(chances, teacher)]
+    agreed = [float(p.any() and p.argmax() == t.argmax()) for p, t in zip(chances, teacher)]
     groups = list(episodes) or [str(i) for i in range(len(tv))]
     return Gap(
         float(tv.mean()), float(np.mean(nll)), float(np.mean(agreed)), len(tv), len(set(groups)),

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.learner import PROGRESS, TrainResult, train
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
+from leap_ray.learning.checkpoint import check_disk, disk_room
 from leap_ray.learning.loop import read_progress
 from leap_ray.learning.model import check_model, probe_logprobs
 from leap_ray.learning.rows import to_record
@@ -221,9 +222,10 @@ def test_a_loss_that_is_not_a_number_stops_at_once_with_a_sentence(ray_session, 
     assert not (tmp_path / "output" / "result.json").exists()
 
 
-def test_full_training_that_would_fill_the_disk_is_refused():
-    from leap_ray.learning.checkpoint import disk_room
-
+def test_full_training_that_would_fill_the_disk_is_refused(tmp_path):
     config = replace(CONFIG, method="full", checkpoint_every=50)
     assert disk_room(1000, 40, config, False) == 6000 and disk_room(1000, 40, config, True) == 14000
     assert disk_room(1000, 1000, config, True) == 14000 + 3 * 12000
+    check_disk(tmp_path, disk_room(1000, 40, config, True))
+    with pytest.raises(UserError, match=r"full training writes up to .* GiB more under .*checkpoint_every"):
+        check_disk(tmp_path, disk_room(10**15, 40, config, True))
