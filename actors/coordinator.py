@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -32,13 +33,14 @@ from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
 from leap_ray.learning.loop import read_progress
-from leap_ray.learning.model import probe_logprobs
+from leap_ray.learning.model import masters_beside, probe_logprobs
 from leap_ray.learning.objectives import objective_of
 from leap_ray.metrics import Metrics
 from leap_ray.policy import Prompter
 from leap_ray.progress import Board, Stage
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
+from leap_ray.teachers.constrained import draw_steps, state_of
 from leap_ray.types import Correction, Episode, Sampling, digest
 
 PROBE_EPISODES = 4  # of each domain
@@ -123,9 +125,8 @@ class Coordinator:
                 await self.demonstrate()
             else:
                 await self.correct(iteration, policy)
-            policy = await self.train(iteration, policy)
-            if iteration > 0:
                 await self.measure_gap(iteration, policy)
+            policy = await self.train(iteration, policy)
             await self.evaluate(iteration, policy)
 
     # Stages ----------------------------------------------------------------------------------------------------------
@@ -144,8 +145,8 @@ class Coordinator:
             kept = [e for e in episodes if e.score > plan.threshold]
             if not kept:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
-            repeated = len(plan.panel) * len(plan.seeds) - len(episodes)
-            counts = {"kept": len(kept), "repeated": repeated, **self._examples(stage, 0, [(e, None) for e in kept])}
+            counts = {"kept": len(kept), "repeated": gather.repeated(plan, episodes)}
+            counts |= self._examples(stage, 0, [(e, None) for e in kept])
             self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
 
@@ -181,6 +182,7 @@ class Coordinator:
         stage = f"iter-{iteration}/train"
         policy = self.policy(iteration)
         if self.run.result(stage):
+            self._drop_masters(iteration)
             return policy
         objective = objective_of(self.config.learner, iteration)
         folders = [
@@ -202,13 +204,27 @@ class Coordinator:
                 storage=output / "ray-train",
                 adapter_name=policy.name,
                 max_length=self.config.student.max_length,
+                keep_masters=iteration + 1 < self.config.iterations,
             )
+        for warning in result.warnings:
+            self.board.say(f"warning: {warning}")
         self.metrics.log("train", iteration, result.metrics)
         self.run.finish(stage, {"policy": policy.name, "objective": objective, **result.metrics, **result.problems})
+        self._drop_masters(iteration)
         return policy
 
+    def _drop_masters(self, done: int) -> None:
+        """The float32 masters of trainings that no later one goes on from: all before the newest finished one."""
+        for iteration in range(done):
+            if weights := self.policy(iteration).path:
+                shutil.rmtree(masters_beside(weights), ignore_errors=True)
+
     async def measure_gap(self, iteration: int, policy: Policy) -> None:
-        """How far the teacher's corrections are from what the policy trained on them would do (Definition 3.1)."""
+        """How far the teacher is from the student on the student's own fresh rollouts, before it is trained on them.
+
+        The steps are drawn from all rollouts of the iteration, won ones included (Definition 3.1). A teacher who was not asked
+        about an episode, because it was won, is asked now; that word is never trained on.
+        """
         for domain in self.config.domains if self.config.teacher.gap_steps else ():
             stage = f"iter-{iteration}/realizability/{domain.name}"
             if self.run.result(stage):
@@ -216,11 +232,32 @@ class Coordinator:
             await self.deploy(policy)
             rollouts = f"iter-{iteration}/rollouts/{domain.name}"
             with self.run.records(rollouts, "episodes", Episode, _episode_key) as episodes:
-                with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
-                    pairs = [(episodes.by_key[c.episode], c) for c in corrections if c.episode in episodes]
-            result = await self.teacher.realizability.remote(pairs, policy.name, self.config.teacher.gap_steps)
+                drawn = draw_steps(list(episodes), self.config.teacher.gap_steps, self.config.seed)
+            words = await self._words_on({e.id: e for e, _ in drawn}, rollouts, stage, self.pools[domain.name])
+            states = [state_of(episode, t, words.get(episode.id)) for episode, t in drawn]
+            known = [state for state in states if state]
+            unknown = len(states) - len(known)
+            result = await self.teacher.realizability.remote(known, policy.name, unknown)
             self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
+
+    async def _words_on(
+        self, episodes: dict[str, Episode], rollouts: str, stage: str, pool: EnvironmentPool
+    ) -> dict[str, Correction]:
+        """The teacher's corrections of these episodes: those of the rollouts, the others asked for and kept in `stage`."""
+        with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
+            words = {key: corrections.by_key[key] for key in episodes if key in corrections}
+        with self.run.records(stage, "corrections", Correction, _corrected_key) as more:
+            more.drop(gather.unanswered)
+
+            async def ask(episode: Episode) -> None:
+                if episode.id not in more:
+                    told = self.config.teacher.kind != "symbolic"  # that one reads its own environment
+                    state = await pool.privileged(episode.task) if told else None
+                    more.append(await self.teacher.correct.remote(episode, state))
+
+            await gather.all_of([e for key, e in episodes.items() if key not in words], ask)
+            return {**words, **more.by_key}
 
     async def evaluate(self, iteration: int, policy: Policy) -> None:
         """Play the evaluation panels; nobody has privileged state there."""

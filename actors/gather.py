@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from actors.environment import Attempt, EnvironmentPool
 from leap_ray.journal import Records
+from leap_ray.learning.examples import same_action
 from leap_ray.progress import Stage
 from leap_ray.tasks import Panel
 from leap_ray.teachers.constrained import kl_used
@@ -62,7 +63,8 @@ async def play_all(plan: Plan, attempts: Sequence[Attempt], episodes: Records[Ep
 async def demonstrate_all(plan: Plan, episodes: Records[Episode], teacher: Any, annotate: bool, stage: Stage) -> None:
     """Expert episodes of every task, their reasons written by the teacher if `annotate`, tokenised.
 
-    An expert that no seed makes act otherwise gives one demonstration of a task, whatever the number of seeds.
+    A seed whose episode is step by step that of an earlier one (an expert need not depend on the seed) is left out, before
+    anybody is paid for its reasons: `repeated` counts them.
     """
 
     async def one(task: Task) -> None:
@@ -79,6 +81,11 @@ async def demonstrate_all(plan: Plan, episodes: Records[Episode], teacher: Any, 
             stage.advance(note=success_note(episodes))
 
     await all_of(plan.panel.tasks, one)
+
+
+def repeated(plan: Plan, episodes: Records[Episode]) -> int:
+    """How many of a finished plan's demonstrations were left out as the same over again."""
+    return len(plan.panel) * len(plan.seeds) - len(episodes)
 
 
 def _content(episode: Episode, annotate: bool) -> str:
@@ -120,17 +127,26 @@ def unanswered(correction: Correction) -> bool:
 
 
 def outcomes(episodes: Iterable[Episode], corrections: Iterable[Correction], threshold: float) -> dict[str, Any]:
-    """What became of every failed episode and of each of its steps; `kl`: the constrained expert's mean, in nats."""
+    """What became of every failed episode and of each of its steps; `kl`: the constrained expert's mean, in nats.
+
+    `own_action`: how many of the corrected steps keep the student's action, with the teacher's reason; they are no pairs.
+    """
     failed = [e for e in episodes if e.score <= threshold]
     words = {c.episode: c for c in corrections}
     steps = Counter(str(word.outcome) for e in failed for word in words[e.id].steps)
     spent = kl_used(word.detail for e in failed for word in words[e.id].steps)
     corrected = sum(any(word.outcome == "corrected" for word in words[e.id].steps) for e in failed)
+    own = sum(
+        word.outcome is Outcome.CORRECTED and same_action(e.steps[word.t], word.action)
+        for e in failed
+        for word in words[e.id].steps
+    )
     return {
         "failed": len(failed),
         "corrected_episodes": corrected,
         "steps": sum(steps.values()),
         "outcomes": dict(sorted(steps.items())),
+        "own_action": own,
         "dollars": sum(c.dollars for c in words.values()),
         **({"kl": fmean(spent)} if spent else {}),
     }

@@ -34,16 +34,27 @@ from actors.placement import DATA_TASK, HIDE_GPUS, fit_cluster, gpus, report, wo
 from leap_ray.config import LearnerConfig, Objective
 from leap_ray.errors import UserError
 from leap_ray.gpus import Installation, resolve_worker
+from leap_ray.journal import write_atomically
 from leap_ray.learning import checkpoint
-from leap_ray.learning.aggregate import Header, select
+from leap_ray.learning.aggregate import Header, Selection, select
 from leap_ray.learning.card import Provenance, write_card
 from leap_ray.learning.loop import Named, Outside, ProgressFile, ReferenceStore, fit, read_progress
-from leap_ray.learning.model import check_init, check_model, load_trainable, materialize, stop_ids
-from leap_ray.learning.rows import Problem, RowInfo, from_record, pack_window, read_record, row_from_record, to_record
+from leap_ray.learning.model import MASTERS, check_init, check_model, load_trainable, materialize, stop_ids
+from leap_ray.learning.rows import (
+    Problem,
+    RowInfo,
+    from_record,
+    header_of,
+    pack_window,
+    read_record,
+    row_from_record,
+    to_record,
+)
 from leap_ray.learning.schedule import PlannedStep, deal, plan_steps
 from leap_ray.learning.sources import save_tokenizer
 from leap_ray.learning.train import Trainer
 from leap_ray.paths import absolute
+from leap_ray.serving import tensor_shapes
 from leap_ray.types import Example, to_plain
 
 PROGRESS = "progress.jsonl"
@@ -51,6 +62,8 @@ RESULT = "result.json"
 WEIGHTS = "weights"
 FINISHED = "finished"  # in storage: training is done, its best weights are whole
 ATTEMPT_SECONDS = 60.0  # that Ray Train waits for workers to find room before it asks anew
+STOPPED = "stopped"  # in storage: why training cannot go on, in a sentence
+WARNINGS = "warnings.json"  # in storage
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,8 @@ class TrainResult:
     metrics: dict[str, float] = field(
         default_factory=dict
     )  # last loss, eval_loss of the kept weights, tokens, seconds, …
-    problems: dict[str, int] = field(default_factory=dict)  # reason → examples left out
+    problems: dict[str, int] = field(default_factory=dict)  # reason → examples left out, or used in part
+    warnings: list[str] = field(default_factory=list)  # sentences for people
 
 
 def train(
@@ -78,14 +92,16 @@ def train(
     storage: Path,
     adapter_name: str,
     max_length: int | None = None,
+    keep_masters: bool = True,
 ) -> TrainResult:
     """Train the student on examples and leave its weights in `output/weights`. Blocks until done; needs `ray.init()`.
 
     dataset: Examples, or a Ray Dataset of `rows.to_record(example)` rows. model: as StudentConfig.model. init_from: folder of
     the previous iteration's weights, which are also DPO's and KTO's reference; None: the student itself. storage: the
     training's own working folder, reachable from every node; keep it until this returns. max_length: as StudentConfig.max_length,
-    which a student's attention windows must hold; None: a whole row. Progress: one JSON line per
-    optimiser step in `output/progress.jsonl`. Raises UserError for examples, weights or a student that cannot be used.
+    which a student's attention windows must hold; None: a whole row. Progress: one JSON line per optimiser step in
+    `output/progress.jsonl`. Full training goes on from the float32 masters beside `init_from`, and with `keep_masters` leaves its
+    own in `output/masters` (4 bytes a parameter). Raises UserError for examples, weights, a student or a disk that cannot be used.
     """
     output, storage = absolute(output), absolute(storage)
     if (output / RESULT).is_file():
@@ -101,9 +117,12 @@ def train(
     job = Job(
         model, str(absolute(init_from)) if init_from else None, str(output), str(storage), config, objective, seed,
         plan, deal([i for i in infos if i.split == "eval"], config.workers), deal(infos, config.workers),
-        max_length,
+        max_length, keep_masters,
     )  # fmt: skip
     if not (storage / FINISHED).exists():
+        if config.method == "full":
+            parameters = sum(map(math.prod, tensor_shapes(materialize(model)).values()))
+            checkpoint.check_disk(storage, checkpoint.disk_room(parameters, len(plan), config, keep_masters))
         run(job)
     return _finish(job, infos, problems, adapter_name)
 
@@ -156,37 +175,31 @@ def _pack_all(
 ) -> tuple[list[RowInfo], list[Problem]]:
     examples.context.execution_options.preserve_order = True
     small = {"num_cpus": DATA_TASK.cpus}
-    columns = ["id", "iteration", "task_domain", "task_id"]
-    headers = examples.select_columns(columns, **small).map_batches(
-        partial(_headers, seed=seed), batch_size=4096, **small
-    )
-    selection = select((Header(**row) for row in headers.iter_rows()), config, seed)
-    pack = partial(
-        _pack,
-        folder=folder,
-        selection=selection,
-        config=config,
-        objective=objective,
-        stop_ids=stop_ids(materialize(model)),
-    )
+    stops = stop_ids(materialize(model))
+    read = partial(_headers, config=config, objective=objective, stop_ids=stops, seed=seed)
+    lines = (r["line"] for r in examples.map_batches(read, batch_size=config.window, **small).iter_rows())
+    headers = [Header(**json.loads(line)) for line in lines if line]
+    selection = select(headers, config, seed) if headers else Selection(seed)
+    pack = partial(_pack, folder=folder, selection=selection, config=config, objective=objective, stop_ids=stops)
     found = [json.loads(r["line"]) for r in examples.map_batches(pack, batch_size=config.window, **small).iter_rows()]
     infos = {line["id"]: RowInfo(**line) for line in found if "id" in line}
-    problems = {line["example"]: Problem(**line) for line in found if "example" in line}
-    return sorted(infos.values(), key=lambda i: i.id), sorted(problems.values(), key=lambda p: p.example)
+    problems = {(line["example"], line["reason"]): Problem(**line) for line in found if "example" in line}
+    return sorted(infos.values(), key=lambda i: i.id), [problems[key] for key in sorted(problems)]
 
 
-def _headers(batch: dict[str, Any], seed: int) -> dict[str, Any]:
-    made = [
-        Header.of(*values, seed=seed)
-        for values in zip(batch["task_domain"], batch["iteration"], batch["task_id"], batch["id"])
-    ]
-    return {name: [getattr(h, name) for h in made] for name in ("domain", "iteration", "task", "rank")}
+def _headers(batch: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """One line per example: its header, or nothing where the objective cannot use it."""
+    headers = [header_of(example, **settings) for example in _examples(batch)]
+    return {"line": [json.dumps(asdict(header)) if header else "" for header in headers]}
 
 
 def _pack(batch: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    records = [dict(zip(batch, values)) for values in zip(*batch.values())]
-    infos, problems = pack_window([from_record(r) for r in records], **settings)
+    infos, problems = pack_window(_examples(batch), **settings)
     return {"line": [json.dumps(asdict(x)) for x in [*infos, *problems]]}
+
+
+def _examples(batch: dict[str, Any]) -> list[Example]:
+    return [from_record(dict(zip(batch, values))) for values in zip(*batch.values())]
 
 
 # ---- training: Ray Train ----
@@ -207,6 +220,7 @@ class Job:
     evaluation: tuple[tuple[RowInfo | None, ...], ...]  # per worker
     everything: tuple[tuple[RowInfo | None, ...], ...]  # per worker
     max_length: int | None = None  # tokens of the longest sequence; None: of a row
+    keep_masters: bool = False
 
 
 def run(job: Job) -> None:
@@ -226,7 +240,7 @@ def run(job: Job) -> None:
         failure_config=ray.train.FailureConfig(
             max_failures=config.max_failures, controller_failure_limit=math.ceil(config.start_timeout / attempt) - 1
         ),
-        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=checkpoint.CHECKPOINTS),
         worker_runtime_env={"env_vars": HIDE_GPUS},
     )
     options = ExecutionOptions(preserve_order=True)
@@ -239,6 +253,8 @@ def run(job: Job) -> None:
         datasets=_feeds(job),
         dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
     )
+    stopped = Path(job.storage) / STOPPED
+    stopped.unlink(missing_ok=True)
     try:
         result = trainer.fit()
     except ControllerError as error:
@@ -248,6 +264,8 @@ def run(job: Job) -> None:
         raise UserError(report(workers, config.start_timeout)) from error
     if result.error:
         raise result.error
+    if stopped.exists():
+        raise UserError(stopped.read_text())
 
 
 def _feeds(job: Job) -> dict[str, ray.data.Dataset]:
@@ -285,7 +303,6 @@ def work(settings: dict[str, Any]) -> None:
             job.config,
             init_from=Path(job.init_from) if job.init_from else None,
             seed=job.seed,
-            workers=workers,
             max_length=job.max_length,
             trial=worker == 0,
         ),
@@ -300,6 +317,8 @@ def work(settings: dict[str, Any]) -> None:
     feed = RayFeed(job, worker)
     if job.objective != "sft":
         feed.reference = _reference(trainer, feed, ReferenceStore(storage / "reference", worker))
+    if worker == 0:
+        write_atomically(storage / WARNINGS, json.dumps([w for w in [trainer.warning()] if w]).encode())
     position = _restore(trainer)
     progress = ProgressFile(Path(job.output) / PROGRESS, position.next_step) if worker == 0 else None
     outside = Outside(
@@ -308,8 +327,14 @@ def work(settings: dict[str, Any]) -> None:
         base=job.model,
         progress=progress.append if progress else lambda line: None,
         checkpoint=partial(_report, trainer, worker == 0),
+        masters=job.keep_masters,
     )
-    position = fit(trainer, job.plan, feed, outside, position)
+    try:
+        position = fit(trainer, job.plan, feed, outside, position)
+    except UserError as error:  # every worker meets it, and would again: no restart could help
+        if worker == 0:
+            write_atomically(storage / STOPPED, str(error).encode())
+        return
     if worker == 0:
         (storage / FINISHED).touch()
     ray.train.report({"next_step": position.next_step, "best_step": position.best_step})
@@ -379,6 +404,9 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
     """Card, weights, result: in this order, so that a result that exists is whole."""
     output, best = Path(job.output), Path(job.storage) / "best"
     metrics = summary(read_progress(output / PROGRESS))
+    before = Path(job.init_from) if job.init_from else materialize(job.model) if job.config.method == "full" else None
+    if (moved := checkpoint.share_moved(best, before)) is not None:
+        metrics["weights_moved"] = moved
     counted: dict[str, int] = {}
     for problem in problems:
         counted[problem.reason] = counted.get(problem.reason, 0) + 1
@@ -390,7 +418,7 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
         seed=job.seed,
         examples=sum(i.examples for i in infos if i.split == "train"),
         held_out=sum(i.examples for i in infos if i.split == "eval"),
-        left_out=len(problems),
+        left_out=sum(not p.trained for p in problems),
         loss_tokens=int(metrics["loss_tokens"]),
         tokens=int(metrics["tokens"]),
         steps=len(job.plan),
@@ -401,9 +429,11 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
         save_tokenizer(job.model, best)
     part = output / f".{WEIGHTS}.part"
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(best, part)
+    shutil.copytree(best, part, ignore=shutil.ignore_patterns(MASTERS))
     checkpoint.replace_folder(part, output / WEIGHTS)
-    result = TrainResult(str(output / WEIGHTS), name, job.config.method, metrics, counted)
+    checkpoint.move_masters(best, output / WEIGHTS)
+    warnings = json.loads((Path(job.storage) / WARNINGS).read_text())
+    result = TrainResult(str(output / WEIGHTS), name, job.config.method, metrics, counted, warnings)
     part = output / f".{RESULT}.part"
     part.write_text(json.dumps(asdict(result), indent=1))
     part.replace(output / RESULT)
@@ -413,7 +443,7 @@ def _finish(job: Job, infos: Sequence[RowInfo], problems: Sequence[Problem], nam
 def summary(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
     """A training's figures out of its progress lines."""
     totals = {k: float(sum(line[k] for line in lines)) for k in ("loss_tokens", "tokens", "plain_tokens", "seconds")}
-    evaluated = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    evaluated = [line["eval_loss"] for line in lines if math.isfinite(line.get("eval_loss", math.nan))]
     tail = lines[-max(1, len(lines) // 10) :]
     return {
         "loss": sum(line["loss"] for line in tail) / len(tail),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -23,6 +23,9 @@ from leap_ray.envs.base import PrivilegedState
 from leap_ray.errors import UserError
 from leap_ray.teachers.build import PAID, build_teacher, load_prompter
 from leap_ray.types import Correction, Episode, Outcome
+
+if TYPE_CHECKING:
+    from leap_ray.teachers.constrained import State
 
 
 class TeacherMetrics:
@@ -105,21 +108,18 @@ class TeacherActor:
         """What was asked and spent in this run so far; empty for teachers that cost nothing."""
         return await self.teacher.totals() if hasattr(self.teacher, "totals") else {}
 
-    async def realizability(
-        self, pairs: Sequence[tuple[Episode, Correction]], policy: str, most: int = 64
-    ) -> dict[str, float]:
-        """The average realizability gap of these corrections (Definition 3.1), seen by the student's `policy`.
+    async def realizability(self, states: Sequence[State], policy: str, unknown: int = 0) -> dict[str, Any]:
+        """The average realizability gap on these states of rollouts that `policy` played: see `constrained.measure_gap`.
 
-        Best asked for the policy that was trained on them. Needs the student's server and its configuration. `states` alone, and
-        0, where nothing was corrected.
+        Needs the student's server and its configuration. No figures but the counts where there is no state.
         """
-        from leap_ray.teachers.constrained import realizability_gap
+        from leap_ray.teachers.constrained import measure_gap
 
         if self.student is None or self.student_config is None:
             raise UserError("the realizability gap needs the student's server")
         prompter = load_prompter(self.student_config)
-        gap = await realizability_gap(self.student, prompter, pairs, policy, most=most)
-        return asdict(gap) if gap.states else {"states": 0}
+        gap = await measure_gap(self.student, prompter, states, policy, unknown=unknown)
+        return asdict(gap) if gap.states else {"states": 0, "unknown": gap.unknown}
 
     async def close(self) -> None:
         """Give back what the teacher holds."""

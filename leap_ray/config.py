@@ -103,7 +103,7 @@ class RolloutConfig:
     actors: int = 1  # environment actors
     episodes_per_actor: int = 16  # interleaved in one actor
     recycle_after: int = 2000  # episodes after which an actor is replaced, to bound its memory
-    seeds: tuple[int, ...] = (0,)  # each task is played once per seed
+    seeds: tuple[int, ...] = (0,)  # each task is played once per seed; demonstrations that come out the same count once
     max_restarts: int = 3  # of an actor, after a crash
     episode_timeout: float = 1800  # seconds
 
@@ -132,7 +132,9 @@ class TeacherConfig:
         default_factory=dict
     )  # dollars per million tokens; empty: the dated built-in table
     temperature: float = 0.3  # of the student as its own teacher (self, constrained); paid models choose their own
-    choice: Literal["best", "sample"] = "best"  # the constrained expert takes its best action, or draws one
+    choice: Literal["best", "sample"] = (
+        "sample"  # the constrained expert draws its action, or takes the best one within delta
+    )
     delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
     enumerate_up_to: int = (
         150  # candidate actions of an episode that the answer's schema lists; 0: one schema for all episodes
@@ -140,7 +142,7 @@ class TeacherConfig:
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
     batch_quiet: float = 30  # seconds without a new request after which a batch is sent
     gap_steps: int = (
-        32  # corrected steps on which each iteration's realizability gap is measured (Definition 3.1); 0: none
+        32  # steps, of all rollouts, on which each iteration's realizability gap is measured (Definition 3.1); 0: none
     )
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 
@@ -253,7 +255,7 @@ def check(config: RunConfig) -> None:
         (
             config.learner.row_tokens < (row := _longest(config)) and config.learner.on_bad_example == "fail",
             f"learner.row_tokens: {config.learner.row_tokens} is below {row}, which an example of this student can take "
-            "(student.max_length; preferences: student.max_tokens more)",
+            "(student.max_length; DPO: student.max_tokens more, KTO: twice)",
         ),
         (not config.rollout.seeds, "rollout.seeds: at least one is needed"),
         (len({d.name for d in config.domains}) < len(config.domains), "domains: a name stands twice"),
@@ -317,9 +319,9 @@ def _wrong_gpus(student: StudentConfig, learner: LearnerConfig) -> list[tuple[bo
 
 
 def _longest(config: RunConfig) -> int:
-    """Tokens of the largest tree of one example: a prompt and a response, for preferences two."""
-    pairs = set(config.learner.objectives) - {"sft"}
-    return config.student.max_length + (config.student.max_tokens if pairs else 0)
+    """Tokens of the largest tree of one example: a prompt and a response, for DPO two, for KTO three."""
+    more = max({"sft": 0, "dpo": 1, "kto": 2}[objective] for objective in config.learner.objectives or ("sft",))
+    return config.student.max_length + more * config.student.max_tokens
 
 
 def build(plain: Mapping[str, Any], source: str = "configuration") -> RunConfig:

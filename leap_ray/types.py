@@ -136,7 +136,10 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class StepCorrection:
-    """The teacher's word on step t. `reason` and `action` are set only when `outcome` is CORRECTED."""
+    """The teacher's word on step t: a training target only when `outcome` is CORRECTED, and only then with a `reason`.
+
+    `action` may also be what a teacher would do whose word is no target (SKIPPED, REVEALS): the realizability gap asks for it.
+    """
 
     t: int
     outcome: Outcome
@@ -162,7 +165,8 @@ class Correction:
 class Example:
     """One training example in tokens: loss on `response` only, which ends with the end-of-turn token.
 
-    `rejected` is the student's own completion at the same prompt, for preference objectives (DPO, KTO).
+    `rejected` is the student's own completion at the same prompt, for preference objectives (DPO, KTO), as it was sampled: one
+    that was cut off has no end-of-turn token. Where it is empty there is no pair, and `no_pair` says why.
     """
 
     id: str  # "<episode id>/<t>"
@@ -172,6 +176,7 @@ class Example:
     response: tuple[int, ...]
     rejected: tuple[int, ...] = ()
     weight: float = 1.0
+    no_pair: str = ""
 
 
 def digest(*parts: Any, length: int = 12) -> str:

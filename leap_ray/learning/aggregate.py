@@ -27,17 +27,18 @@ def rank(*parts: object) -> float:
 
 @dataclass(frozen=True)
 class Header:
-    """What aggregation needs to know of one example."""
+    """What aggregation needs to know of one example that the objective can use. See `rows.header_of`."""
 
     domain: str
     iteration: int
     task: str
     rank: float
+    mass: float = 1.0  # what it adds to a step's divisor: loss tokens (SFT), pairs (DPO), answers (KTO)
 
     @classmethod
-    def of(cls, domain: str, iteration: int, task: str, example: str, *, seed: int) -> Header:
+    def of(cls, domain: str, iteration: int, task: str, example: str, *, seed: int, mass: float = 1.0) -> Header:
         """The header of the example with this id."""
-        return cls(str(domain), int(iteration), str(task), rank(seed, example))
+        return cls(str(domain), int(iteration), str(task), rank(seed, example), float(mass))
 
 
 @dataclass(frozen=True)
@@ -64,24 +65,24 @@ class Selection:
 
 
 def select(headers: Iterable[Header], config: LearnerConfig, seed: int) -> Selection:
-    """Decide from the headers of every example. Raises UserError if nothing is left to train on."""
+    """Decide from the headers of every example that the objective can use. Raises UserError if nothing is left to train on."""
     headers = list(headers)
     held_out = hold_out({(h.domain, h.task) for h in headers}, config.holdout)
-    ranks: dict[Group, list[float]] = defaultdict(list)
+    groups: dict[Group, list[Header]] = defaultdict(list)
     for header in headers:
         if (header.domain, header.task) not in held_out:
-            ranks[header.domain, header.iteration].append(header.rank)
-    if not ranks:
+            groups[header.domain, header.iteration].append(header)
+    if not groups:
         raise UserError("there is no example to train on; every task is held out or no episode gave one")
-    copies, thresholds, sizes = {}, {}, Counter()
-    for group, wanted in _shares({g: len(r) for g, r in ranks.items()}, config).items():
-        size = len(ranks[group])
-        copies[group], rest = divmod(round(wanted * size), size)
-        thresholds[group] = sorted(ranks[group])[rest] if rest else 0.0
-        sizes[group[0]] += copies[group] * size + rest
-    if not sum(sizes.values()):
+    copies, thresholds, masses = {}, {}, Counter[str]()
+    for group, wanted in _shares({g: len(found) for g, found in groups.items()}, config).items():
+        ordered = sorted(groups[group], key=lambda h: h.rank)
+        copies[group], rest = divmod(round(wanted * len(ordered)), len(ordered))
+        thresholds[group] = ordered[rest].rank if rest else 0.0
+        masses[group[0]] += copies[group] * sum(h.mass for h in ordered) + sum(h.mass for h in ordered[:rest])
+    if not sum(masses.values()):
         raise UserError(f"learner.aggregate = {config.aggregate} leaves no example to train on")
-    balance = _balance(sizes) if config.balance_domains else {}
+    balance = _balance(masses) if config.balance_domains else {}
     return Selection(seed, copies, thresholds, balance, frozenset(held_out))
 
 
@@ -110,7 +111,7 @@ def _shares(sizes: dict[Group, int], config: LearnerConfig) -> dict[Group, float
     return {group: float(weights[min(newest - group[1], len(weights) - 1)]) for group in sizes}
 
 
-def _balance(sizes: Counter[str]) -> dict[str, float]:
-    """Weights that give every domain the same total and leave the mean weight at 1."""
-    present = {domain: n for domain, n in sizes.items() if n}
+def _balance(masses: Counter[str]) -> dict[str, float]:
+    """Weights that give every domain the same share of the loss and leave the mean weight (of a loss token, a pair) at 1."""
+    present = {domain: n for domain, n in masses.items() if n}
     return {domain: sum(present.values()) / len(present) / n for domain, n in present.items()}

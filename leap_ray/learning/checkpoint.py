@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from leap_ray.config import LearnerConfig
-from leap_ray.learning.model import save_student
+from leap_ray.errors import UserError
+from leap_ray.learning.model import MASTERS, masters_beside, save_student
 from leap_ray.learning.train import Trainer, whole
 
 POSITION = "position.json"
+CHECKPOINTS = 2  # kept at a time
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,13 @@ def load(folder: Path, trainer: Trainer) -> Position:
     return Position(**json.loads((folder / POSITION).read_text()))
 
 
-def write_student(folder: Path, trainer: Trainer, config: LearnerConfig, base: str, *, first: bool = True) -> None:
-    """The trained weights as a standard folder, replaced as a whole. Every worker must call; the first one writes."""
+def write_student(
+    folder: Path, trainer: Trainer, config: LearnerConfig, base: str, *, first: bool = True, masters: bool = False
+) -> None:
+    """The trained weights as a standard folder, replaced as a whole. Every worker must call; the first one writes.
+
+    `masters`: those of full training are kept in it too, in float32.
+    """
     tensors: dict[str, Any] = {}
     for name, tensor in trainer.trained().items():
         full = whole(tensor)
@@ -55,8 +63,77 @@ def write_student(folder: Path, trainer: Trainer, config: LearnerConfig, base: s
         return
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    save_student(trainer.model, part, tensors, config, base)
+    save_student(trainer.model, part, tensors, config, base, masters)
     replace_folder(part, folder)
+
+
+def move_masters(best: Path, weights: Path) -> None:
+    """Take the masters out of the best weights' folder and put them beside the finished ones. Safe to repeat after a kill."""
+    source, target = best / MASTERS, masters_beside(weights)
+    if source.is_dir() and not target.exists():
+        part = target.with_name(f".{MASTERS}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part, copy_function=_link)
+        os.replace(part, target)
+    shutil.rmtree(source, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file, which takes no room; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def share_moved(new: Path, old: Path | None) -> float | None:
+    """Share of the trained weights that differ between two folders, in the precision of the new one.
+
+    `old` None: the new one is a first adapter, whose factors B began at 0 (its random factors A are not counted). Returns None
+    where the folders have no tensor in common.
+    """
+    before = _tensors(old) if old else {}
+    moved = count = 0
+    for name, handle in _tensors(new).items():
+        tensor = handle.get_tensor(name)
+        if name in before:
+            other = before[name].get_tensor(name).to(tensor.dtype)
+        elif old is None and "lora_B" in name:
+            other = tensor.new_zeros(tensor.shape)
+        else:
+            continue
+        if other.shape == tensor.shape:
+            moved += int((tensor != other).sum())
+            count += tensor.numel()
+    return moved / count if count else None
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    """Tensor name → the open file that holds it; tensors are read one at a time."""
+    from safetensors import safe_open
+
+    handles = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+    return dict(chain.from_iterable(zip(handle.keys(), repeat(handle)) for handle in handles))
+
+
+def disk_room(parameters: int, steps: int, config: LearnerConfig, masters: bool) -> int:
+    """Bytes that full training of so many parameters writes: checkpoints (12 a parameter: masters and two moments), and the
+    best weights (2, with masters 6), which stand twice while they are replaced and once more as the result.
+    """
+    checkpoints = min(CHECKPOINTS + 1, (steps - 1) // config.checkpoint_every)  # one is written before the oldest goes
+    return parameters * (12 * checkpoints + (2 * 6 + 2 if masters else 3 * 2))
+
+
+def check_disk(storage: Path, wanted: int) -> None:
+    """Refuse a training that would fill its disk, before it begins; what a resumed one has written is taken off."""
+    wanted -= sum(file.stat().st_size for file in storage.rglob("*") if file.is_file())
+    free = shutil.disk_usage(storage).free
+    if free < wanted:
+        raise UserError(
+            f"full training writes up to {wanted / 2**30:.1f} GiB more under {storage} (weights, float32 masters, checkpoints), "
+            f"where {free / 2**30:.1f} GiB are free: free some, choose another --run-dir, set learner.checkpoint_every higher, "
+            "or train an adapter (learner.method: lora)"
+        )
 
 
 def replace_folder(new: Path, old: Path) -> None:

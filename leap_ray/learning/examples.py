@@ -9,8 +9,11 @@ from collections.abc import Iterator
 
 from leap_ray.config import StudentConfig
 from leap_ray.policy import Prompter
-from leap_ray.teachers.actions import canonical
-from leap_ray.types import Correction, Episode, Example, Outcome
+from leap_ray.teachers.actions import canonical, fit
+from leap_ray.types import Correction, Episode, Example, Outcome, Step
+
+SAME_ACTION = "the student's answer does the same action"
+DEMONSTRATED = "a demonstration has no answer of the student's"
 
 
 def from_demonstration(episode: Episode, iteration: int = 0) -> Iterator[Example]:
@@ -22,29 +25,36 @@ def from_demonstration(episode: Episode, iteration: int = 0) -> Iterator[Example
             iteration=iteration,
             prompt=tuple(episode.prompt_ids(t)),
             response=step.completion,
+            no_pair=DEMONSTRATED,
         )
 
 
 def from_correction(episode: Episode, correction: Correction, prompter: Prompter, iteration: int) -> Iterator[Example]:
     """One example per corrected step. What the student itself said there is kept as `rejected`, for preferences.
 
-    A step whose action the teacher kept has no `rejected`: two answers that do the same are no preference.
+    It is kept as sampled: an end-of-turn token that the student never reached would teach it not to end its turns. Two answers
+    that do the same action are no pair.
     """
     for word in correction.steps:
         if word.outcome is not Outcome.CORRECTED:
             continue
-        response = tuple(prompter.completion_ids(word.reason, word.action))
         step = episode.steps[word.t]
-        said = prompter.closed(step.completion)
-        same = said == response or (step.valid and canonical(step) == word.action)
+        same = same_action(step, word.action)
         yield Example(
             id=f"{episode.id}/{word.t}",
             task=episode.task,
             iteration=iteration,
             prompt=tuple(episode.prompt_ids(word.t)),
-            response=response,
-            rejected=() if same else said,
+            response=tuple(prompter.completion_ids(word.reason, word.action)),
+            rejected=() if same else step.completion,
+            no_pair=SAME_ACTION if same else "",
         )
+
+
+def same_action(step: Step, action: str) -> bool:
+    """Whether the student did this action at this step, in whatever spelling the environment reads."""
+    done = canonical(step)
+    return bool(done) and done == (fit(action, step.candidates) or action)
 
 
 def out_of_reach(example: Example, student: StudentConfig) -> str:

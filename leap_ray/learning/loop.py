@@ -7,6 +7,7 @@ plain lists in the tests.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -54,14 +55,19 @@ class Outside:
     base: str  # the student's name, for the adapter's configuration
     progress: Callable[[dict[str, Any]], None]
     checkpoint: Callable[[Position], None]
+    masters: bool = False  # keep the float32 masters of full training beside the best weights
 
 
 def fit(trainer: Trainer, plan: list[PlannedStep], feed: Feed, outside: Outside, position: Position) -> Position:
-    """Train from `position` to the plan's end. The best weights are then in `outside.best`."""
+    """Train from `position` to the plan's end. The best weights are then in `outside.best`.
+
+    Raises UserError, on every worker, for a loss or gradient that is not a number: no later step could mend the weights.
+    """
     for planned, rows in zip(plan[position.next_step :], feed.steps(position.next_step)):
         begun = time.perf_counter()
         metrics = trainer.step(StepRows(planned.index, planned.epoch, planned.mass, rows))
         seconds = time.perf_counter() - begun
+        _check_finite(metrics, planned, len(plan))
         position = replace(position, next_step=planned.index + 1)
         last = position.next_step == len(plan)
         due = position.next_step % trainer.config.checkpoint_every == 0
@@ -72,14 +78,31 @@ def fit(trainer: Trainer, plan: list[PlannedStep], feed: Feed, outside: Outside,
         outside.progress(_line(planned, len(plan), metrics, seconds))
         if due and not last:
             outside.checkpoint(position)
+    if position.best_step < 0:
+        raise UserError(
+            "the evaluation loss was never a number, so no weights can be called the best: lower the learning rate, "
+            "or look at the held-out examples (learner.holdout)"
+        )
     return position
 
 
+def _check_finite(metrics: dict[str, float], planned: PlannedStep, steps: int) -> None:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise UserError(
+                f"training stopped at step {planned.index + 1} of {steps}: its {name} is {metrics[name]}. "
+                f"Lower the learning rate (it was {metrics['learning_rate']:.2g}) or learner.clip_norm, "
+                "or compute in learner.precision: float32"
+            )
+
+
 def _keep_best(trainer: Trainer, loss: float | None, outside: Outside, position: Position) -> Position:
-    """Write the weights if they are the best so far, or if nothing tells good from bad."""
-    if loss is not None and loss >= position.best_loss:
+    """Write the weights if they are the best so far, or if nothing tells good from bad. A loss of NaN is never the best."""
+    if loss is not None and not loss < position.best_loss:
         return position
-    checkpoint.write_student(outside.best, trainer, trainer.config, outside.base, first=outside.first)
+    checkpoint.write_student(
+        outside.best, trainer, trainer.config, outside.base, first=outside.first, masters=outside.masters
+    )
     return replace(position, best_step=position.next_step, best_loss=float("inf") if loss is None else loss)
 
 

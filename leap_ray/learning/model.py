@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 ADAPTER_FILE = "adapter_config.json"
+MASTERS = "masters"  # folder of float32 weights
 
 
 def check_init(init_from: Path | None, method: str) -> None:
@@ -67,16 +68,15 @@ def load_trainable(
     *,
     init_from: Path | None = None,
     seed: int = 0,
-    workers: int = 1,
     max_length: int | None = None,
     trial: bool = True,
 ) -> Any:
     """The student ready to be trained: with a new adapter, the previous adapter, or the previous full weights.
 
-    Frozen weights are in the computation's precision, adapters in float32. Fully trained weights are float32 when they will
-    be sharded (FSDP2 casts them itself), else in the computation's precision (`train.Masters` keeps the float32 ones).
-    Refuses a student that rows would train wrongly: by its configuration, for sequences of `max_length` tokens (None: of a
-    whole row), and with `trial` by `check_tree`.
+    Frozen weights are in the computation's precision, trained ones in float32 (the trainer lets full weights compute in
+    lower precision). Full weights go on from the float32 masters beside `init_from`, where those are. Refuses a student that
+    rows would train wrongly: by its configuration, for sequences of `max_length` tokens (None: of a whole row), and with
+    `trial` by `check_tree`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -86,8 +86,8 @@ def load_trainable(
     if trial:
         check_tree(folder, config.attention, folder.name)
     full = config.method == "full"
-    dtype = torch.float32 if full and workers > 1 else getattr(torch, config.precision)
-    source = init_from if full and init_from else folder
+    dtype = torch.float32 if full else getattr(torch, config.precision)
+    source = previous_weights(init_from) if full and init_from else folder
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, attn_implementation=implementation(config.attention)
     )
@@ -99,6 +99,17 @@ def load_trainable(
         if not full:
             model.enable_input_require_grads()
     return model
+
+
+def masters_beside(weights: Path) -> Path:
+    """Where the float32 masters of fully trained weights are kept, as long as a later training may go on from them."""
+    return weights.with_name(MASTERS)
+
+
+def previous_weights(init_from: Path) -> Path:
+    """The folder that full training goes on from: the masters, or the served bfloat16 weights where there are none."""
+    masters = masters_beside(init_from)
+    return masters if (masters / "config.json").is_file() else init_from
 
 
 def _with_lora(model: Any, config: LearnerConfig, init_from: Path | None) -> Any:
@@ -133,10 +144,13 @@ def shard(model: Any, config: LearnerConfig, mesh: DeviceMesh) -> Any:
     return fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def save_student(model: Any, folder: Path, tensors: dict[str, torch.Tensor], config: LearnerConfig, base: str) -> None:
+def save_student(
+    model: Any, folder: Path, tensors: dict[str, torch.Tensor], config: LearnerConfig, base: str, masters: bool = False
+) -> None:
     """Write trained weights as a standard folder: a PEFT adapter, or a whole model in bfloat16.
 
     `tensors` holds the full trained parameters under the names of `model.named_parameters()`; `base` is the student's name.
+    `masters`: a whole model is written in float32 as well, into a folder of its own inside.
     """
     import torch
 
@@ -147,9 +161,15 @@ def save_student(model: Any, folder: Path, tensors: dict[str, torch.Tensor], con
         plain = {k: v.to(torch.float32).contiguous() for k, v in tensors.items()}
         model.save_pretrained(folder, state_dict=plain, safe_serialization=True, save_embedding_layers=False)
     else:
-        plain = {k: v.to(torch.bfloat16).contiguous() for k, v in tensors.items()}
-        model.config.dtype = torch.bfloat16
-        model.save_pretrained(folder, state_dict=plain, safe_serialization=True)
+        _save_whole(model, folder, tensors, torch.bfloat16)
+        if masters:
+            _save_whole(model, folder / MASTERS, tensors, torch.float32)
+
+
+def _save_whole(model: Any, folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    plain = {k: v.to(dtype).contiguous() for k, v in tensors.items()}
+    model.config.dtype = dtype
+    model.save_pretrained(folder, state_dict=plain, safe_serialization=True)
 
 
 def row_logprobs(model: Any, row: Row, attention: str, device: Any, dtype: torch.dtype) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """SFT, DPO and KTO: three functions of the target log-probabilities of one forward pass over a row.
 
 Each returns a *sum* over the row. The learner divides it by the same sum of weights for the whole optimiser step, so the
-result does not depend on how the step's rows were laid out over workers or gradient accumulation.
+result does not depend on how the step's rows were laid out over workers or gradient accumulation. KTO's estimate of the KL
+divergence belongs to the whole step for the same reason: the learner asks every row for its part first.
 """
 
 from __future__ import annotations
@@ -36,13 +37,18 @@ def objective_of(config: LearnerConfig, iteration: int) -> Objective:
     return config.objectives[min(iteration, len(config.objectives) - 1)]
 
 
+def has_pair(example: Example) -> bool:
+    """Whether the example holds two answers to prefer between."""
+    return bool(example.rejected) and example.rejected != example.response
+
+
 def branches_of(example: Example, objective: Objective, unit: int = 0, mate: Sequence[int] = ()) -> list[Branch]:
     """The sequences an objective wants of one example: the response, for preferences the rejected one, for KTO a mate.
 
     `mate` is another example's response: under this prompt its log-probability estimates the policy's KL divergence.
     """
     answers: list[tuple[Kind, Sequence[int]]] = [(Kind.CHOSEN, example.response)]
-    if objective != "sft" and example.rejected and example.rejected != example.response:
+    if objective != "sft" and has_pair(example):
         answers.append((Kind.REJECTED, example.rejected))
     if objective == "kto" and len(mate):
         answers.append((Kind.MATE, mate))
@@ -51,6 +57,13 @@ def branches_of(example: Example, objective: Objective, unit: int = 0, mate: Seq
         Branch(np.array([*example.prompt, *answer], np.int32), start, unit, kind, example.weight)
         for kind, answer in answers
     ]
+
+
+def example_mass(example: Example, config: LearnerConfig, objective: Objective) -> float:
+    """What one example adds to the divisor of a step, before its weight: see `mass`."""
+    if objective == "sft":
+        return 1.0 if config.weighting == "example" else float(len(example.response))
+    return 2.0 if objective == "kto" and has_pair(example) else 1.0
 
 
 def mass(row: Row, objective: Objective, weighting: Literal["token", "example"] = "token") -> float:
@@ -77,7 +90,7 @@ def sequence_logprobs(logprobs: torch.Tensor, row: Row) -> torch.Tensor:
     return logprobs.new_zeros(len(row.kinds)).index_add(0, sequence, logprobs[target])
 
 
-def sft(logprobs: torch.Tensor, row: Row, config: LearnerConfig) -> Loss:
+def sft(logprobs: torch.Tensor, row: Row, config: LearnerConfig, divergence: float | None = None) -> Loss:
     """Negative log-likelihood of the responses, weighted by token or by example."""
     import torch
 
@@ -86,7 +99,7 @@ def sft(logprobs: torch.Tensor, row: Row, config: LearnerConfig) -> Loss:
     return Loss(value, {"loss": float(value.detach())})
 
 
-def dpo(logprobs: torch.Tensor, row: Row, config: LearnerConfig) -> Loss:
+def dpo(logprobs: torch.Tensor, row: Row, config: LearnerConfig, divergence: float | None = None) -> Loss:
     """Direct preference optimisation (Rafailov et al., 2023), sigmoid loss; reference: the previous iteration's policy."""
     import torch
     import torch.nn.functional as F
@@ -101,13 +114,17 @@ def dpo(logprobs: torch.Tensor, row: Row, config: LearnerConfig) -> Loss:
     return Loss(value, _preference_sums(value, rewards, weights, margin > 0, margin))
 
 
-def kto(logprobs: torch.Tensor, row: Row, config: LearnerConfig) -> Loss:
-    """Kahneman-Tversky optimisation (Ethayarajh et al., 2024). The KL estimate is the row's mates' mean, at least 0."""
+def kto(logprobs: torch.Tensor, row: Row, config: LearnerConfig, divergence: float | None = None) -> Loss:
+    """Kahneman-Tversky optimisation (Ethayarajh et al., 2024).
+
+    `divergence` is the KL estimate z0 of the whole optimiser step, in nats; None: this row is the whole step.
+    """
     import torch
 
+    if divergence is None:
+        divergence = kl_estimate(*mate_sums(logprobs, row))
     ratios = sequence_logprobs(logprobs, row) - _reference(row, logprobs)
-    chosen, rejected, mates = (_of_kind(row, kind) for kind in (Kind.CHOSEN, Kind.REJECTED, Kind.MATE))
-    divergence = ratios[mates].detach().mean().clamp(min=0) if len(mates) else ratios.new_zeros(())
+    chosen, rejected = _of_kind(row, Kind.CHOSEN), _of_kind(row, Kind.REJECTED)
     weights = torch.from_numpy(row.weights).to(ratios)
     good = config.desirable_weight * (1 - torch.sigmoid(config.beta * (ratios[chosen] - divergence)))
     bad = config.undesirable_weight * (1 - torch.sigmoid(config.beta * (divergence - ratios[rejected])))
@@ -116,7 +133,20 @@ def kto(logprobs: torch.Tensor, row: Row, config: LearnerConfig) -> Loss:
     both = torch.cat([weights[chosen], weights[rejected]])
     signs = torch.cat([ratios[chosen], -ratios[rejected]])
     sums = _preference_sums(value, ratios, both, right, config.beta * signs)
-    return Loss(value, sums | {"kl": float(divergence) * float(both.sum())})
+    return Loss(value, sums | {"kl": divergence * float(both.sum())})
+
+
+def mate_sums(logprobs: torch.Tensor, row: Row) -> tuple[float, float]:
+    """A row's part of KTO's KL estimate: the weighted sum of its mates' log-ratios (nats), and the sum of their weights."""
+    mates = _of_kind(row, Kind.MATE)
+    ratios = (sequence_logprobs(logprobs.detach(), row) - _reference(row, logprobs))[mates].double().cpu().numpy()
+    weights = row.weights[mates].astype(np.float64)
+    return float((weights * ratios).sum()), float(weights.sum())
+
+
+def kl_estimate(ratios: float, weights: float) -> float:
+    """KTO's z0 from the sums over a whole step: the mean log-ratio of mismatched answers, at least 0; 0 without any."""
+    return max(0.0, ratios / weights) if weights else 0.0
 
 
 OBJECTIVES = {"sft": sft, "dpo": dpo, "kto": kto}

@@ -9,7 +9,8 @@ Ray runs twice writes the same file twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from typing import Any
 import numpy as np
 
 from leap_ray.config import LearnerConfig, Objective
-from leap_ray.learning.aggregate import Selection
-from leap_ray.learning.objectives import branches_of, mass
+from leap_ray.learning.aggregate import Header, Selection
+from leap_ray.learning.objectives import branches_of, example_mass, has_pair, mass
 from leap_ray.learning.packing import rows_of
-from leap_ray.learning.prefix_tree import Branch, Row, tree_tokens
+from leap_ray.learning.prefix_tree import Row, tree_tokens
 from leap_ray.types import Example, Task, digest
+
+NO_OTHER = "there is no rejected response that differs from the chosen one"
+NO_MATE = "no mismatched answer for the KL estimate: no other episode of its window holds one that differs and fits"
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,33 @@ class RowInfo:
 
 @dataclass(frozen=True)
 class Problem:
-    """An example that is not trained on, and why. `fatal`: something is wrong with it; else it is of no use to the objective."""
+    """An example that is not trained on, or only in part, and why.
+
+    `fatal`: something is wrong with it; else it is of no use to the objective. `trained`: only a part is missing.
+    """
 
     example: str
     reason: str
     fatal: bool = True
+    trained: bool = False
 
 
 def to_record(example: Example) -> dict[str, Any]:
     """An Example as one flat row of a Ray Dataset."""
     task = {f"task_{name}": value for name, value in asdict(example.task).items()}
     tokens = {name: np.array(getattr(example, name), np.int32) for name in ("prompt", "response", "rejected")}
-    return {"id": example.id, "iteration": example.iteration, "weight": example.weight, **task, **tokens}
+    plain = {name: getattr(example, name) for name in ("id", "iteration", "weight", "no_pair")}
+    return {**plain, **task, **tokens}
 
 
 def from_record(record: Mapping[str, Any]) -> Example:
     """The Example back from its row."""
     task = Task(**{f.name: str(record[f"task_{f.name}"]) for f in fields(Task)})
     tokens = {name: tuple(map(int, record[name])) for name in ("prompt", "response", "rejected")}
-    return Example(str(record["id"]), task, int(record["iteration"]), weight=float(record["weight"]), **tokens)
+    return Example(
+        str(record["id"]), task, int(record["iteration"]), weight=float(record["weight"]), no_pair=str(record.get("no_pair", "")),
+        **tokens,
+    )  # fmt: skip
 
 
 def problem_of(example: Example, objective: Objective, stop_ids: Iterable[int], row_tokens: int) -> Problem | None:
@@ -73,13 +85,21 @@ def problem_of(example: Example, objective: Objective, stop_ids: Iterable[int], 
         wrong = f"its stop token is not under the loss: the response ends with token {example.response[-1]}"
     elif not 0 < example.weight < float("inf"):
         wrong = f"its weight is {example.weight}; a positive number is needed"
-    elif objective == "dpo" and (not example.rejected or example.rejected == example.response):
-        return Problem(
-            example.id, "no pair: there is no rejected response that differs from the chosen one", fatal=False
-        )
+    elif objective == "dpo" and not has_pair(example):
+        return Problem(example.id, f"no pair: {example.no_pair or NO_OTHER}", fatal=False)
     elif (size := tree_tokens([b.ids for b in branches_of(example, objective)])) > row_tokens:
         wrong = f"it takes {size} tokens and would be cut at row_tokens = {row_tokens}"
     return Problem(example.id, wrong) if wrong else None
+
+
+def header_of(
+    example: Example, objective: Objective, config: LearnerConfig, stop_ids: Iterable[int], seed: int
+) -> Header | None:
+    """What aggregation may count of an example; None for one that the objective cannot use."""
+    if problem_of(example, objective, stop_ids, config.row_tokens):
+        return None
+    size = example.weight * example_mass(example, config, objective)
+    return Header.of(example.task.domain, example.iteration, example.task.id, example.id, seed=seed, mass=size)
 
 
 def pack_window(
@@ -91,7 +111,10 @@ def pack_window(
     objective: Objective,
     stop_ids: Sequence[int],
 ) -> tuple[list[RowInfo], list[Problem]]:
-    """Check, choose and pack one window of examples; store its rows under `folder`. Returns what was stored and what not."""
+    """Check, choose and pack one window of examples; store its rows under `folder`. Returns what was stored and what not.
+
+    Only KTO looks from one example to the others: each is given a mismatched answer out of the window.
+    """
     good: dict[str, list[Example]] = {"train": [], "eval": []}
     problems = []
     for example in sorted(examples, key=lambda e: e.id):  # rows do not depend on the order of arrival
@@ -99,23 +122,47 @@ def pack_window(
             problems.append(problem)
         elif (chosen := selection.choose(example)) is not None:
             good[selection.split(example)].append(chosen)
+    mates: dict[str, tuple[int, ...]] = {}
+    if objective == "kto":
+        used = [example for kept in good.values() for example in kept]
+        mates = {e.id: mate_of(e, used, selection.seed, config.row_tokens) for e in used}
+        problems += [missing for e in used for missing in _parts_missing(e, mates[e.id])]
     infos = []
     for split, kept in good.items():
         if kept:
-            infos += _store(_rows(kept, config, objective), folder, split, config, objective)
+            units = [branches_of(e, objective, i, mates.get(e.id, ())) for i, e in enumerate(kept)]
+            rows = rows_of(units, [e.id for e in kept], config.row_tokens, config.batch_tokens)
+            infos += _store(rows, folder, split, config, objective)
     return infos, problems
 
 
-def _rows(examples: Sequence[Example], config: LearnerConfig, objective: Objective) -> list[Row]:
-    """KTO's mate of an example is the response of the one before it, as long as that still fits a row."""
-    units: list[list[Branch]] = []
-    for i, example in enumerate(examples):
-        mate = examples[i - 1].response if len(examples) > 1 else ()
-        unit = branches_of(example, objective, i, mate)
-        if tree_tokens([b.ids for b in unit]) > config.row_tokens:
-            unit = branches_of(example, objective, i)
-        units.append(unit)
-    return rows_of(units, [e.id for e in examples], config.row_tokens, config.batch_tokens)
+def mate_of(example: Example, others: Sequence[Example], seed: int, row_tokens: int) -> tuple[int, ...]:
+    """KTO's mismatched answer y' to an example's prompt: the response to a prompt of another episode, drawn with the seed.
+
+    It differs from both answers of the example and fits a row beside them. Empty where the examples hold no such response.
+    """
+    taken = {example.response, example.rejected}
+    own, branches = _episode(example), [b.ids for b in branches_of(example, "kto")]
+    for i in random.Random(f"{seed}/{example.id}").sample(range(len(others)), len(others)):
+        mate = others[i].response
+        if _episode(others[i]) == own or mate in taken:
+            continue
+        taken.add(mate)
+        if tree_tokens([*branches, np.array([*example.prompt, *mate], np.int32)]) <= row_tokens:
+            return mate
+    return ()
+
+
+def _episode(example: Example) -> str:
+    return example.id.rpartition("/")[0] or example.id
+
+
+def _parts_missing(example: Example, mate: Sequence[int]) -> Iterator[Problem]:
+    """What KTO lacks of an example that it trains on."""
+    if not has_pair(example):
+        yield Problem(example.id, f"desirable answer only: {example.no_pair or NO_OTHER}", fatal=False, trained=True)
+    if not mate:
+        yield Problem(example.id, NO_MATE, fatal=False, trained=True)
 
 
 def _store(rows: Sequence[Row], folder: Path, split: str, config: LearnerConfig, objective: Objective) -> list[RowInfo]:

@@ -17,8 +17,9 @@ import numpy as np
 
 from leap_ray.config import LearnerConfig, Objective
 from leap_ray.learning.model import row_logprobs, sequence_logprobs, shard
-from leap_ray.learning.objectives import OBJECTIVES, mass
+from leap_ray.learning.objectives import OBJECTIVES, kl_estimate, mass, mate_sums
 from leap_ray.learning.prefix_tree import Row, filler_row
+from leap_ray.learning.resolution import resolution_warning
 from leap_ray.learning.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ class StepRows:
 
 @dataclass
 class Masters:
-    """The parameters that the optimiser sees: float32 copies of trained weights that compute in lower precision.
+    """The parameters that the optimiser sees: float32, while the weights themselves may compute in lower precision.
 
-    Parameters that are float32 already (adapters, sharded weights) are their own masters.
+    Adapters, sharded weights and weights that compute in float32 are their own masters.
     """
 
     names: list[str]
@@ -50,13 +51,18 @@ class Masters:
     masters: list[torch.nn.Parameter] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Any) -> Masters:
+    def of(cls, model: Any, lower: torch.dtype | None = None) -> Masters:
+        """The masters of a model's trained weights, which compute in the precision `lower` from now on (None: as they are)."""
         import torch
 
         trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         made = cls([n for n, _ in trained], [p for _, p in trained])
         for _, p in trained:
-            made.masters.append(p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()))
+            if p.dtype == (lower or torch.float32) == torch.float32:
+                made.masters.append(p)
+                continue
+            made.masters.append(torch.nn.Parameter(p.detach().float()))
+            p.data = p.data.to(lower or p.dtype)
         return made
 
     def gather_gradients(self) -> None:
@@ -99,11 +105,14 @@ class Trainer:
         self.total_steps, self.device, self.workers = total_steps, device, workers
         self.dtype = getattr(torch, config.precision)
         self.model = model.to(device)
+        if objective != "sft":
+            disable_dropout(self.model)
         if workers > 1:
             from torch.distributed.device_mesh import init_device_mesh
 
             self.model = shard(self.model, config, init_device_mesh(device.split(":")[0], (workers,)))
-        self.weights = Masters.of(self.model)
+        alone = config.method == "full" and workers == 1  # FSDP2 casts the weights that it shards itself
+        self.weights = Masters.of(self.model, self.dtype if alone else None)
         self.optimizer = torch.optim.AdamW(
             self.weights.masters,
             lr=config.learning_rate,
@@ -117,6 +126,7 @@ class Trainer:
         """One optimiser step over this worker's rows. Returns the step's metrics, summed over all workers."""
         import torch
 
+        divergence = self._divergence(batch.rows)
         self.model.train()
         sums: Sums = defaultdict(float)
         for item in batch.rows:
@@ -126,7 +136,7 @@ class Trainer:
             if item is None:
                 value = logprobs.sum() * 0
             else:
-                loss = OBJECTIVES[self.objective](logprobs, row, self.config)
+                loss = OBJECTIVES[self.objective](logprobs, row, self.config, divergence)
                 _add(sums, loss.sums)
                 value = loss.value / batch.mass
             (value * self.workers).backward()  # FSDP2 averages gradients over workers; the step's loss is their sum
@@ -149,11 +159,12 @@ class Trainer:
         sums: Sums = defaultdict(float)
         self.model.eval()
         with torch.no_grad():
-            for row in rows:
-                logprobs = self._logprobs(row or filler_row())
-                if row is not None:
-                    _add(sums, OBJECTIVES[self.objective](logprobs, row, self.config).sums)
-                    sums["mass"] += mass(row, self.objective, self.config.weighting)
+            scored = [(self._logprobs(row or filler_row()), row) for row in rows]
+        real = [(logprobs, row) for logprobs, row in scored if row is not None]
+        divergence = self._kl_of(real) if self.objective == "kto" else None
+        for logprobs, row in real:
+            _add(sums, OBJECTIVES[self.objective](logprobs, row, self.config, divergence).sums)
+            sums["mass"] += mass(row, self.objective, self.config.weighting)
         sums = self._sum_over_workers(sums)
         return {f"eval_{k}": v / sums["mass"] for k, v in sums.items() if k != "mass"}
 
@@ -185,8 +196,32 @@ class Trainer:
         """The masters by name."""
         return {n: p.detach() for n, p in zip(self.weights.names, self.weights.masters)}
 
+    def warning(self) -> str:
+        """What the schedule's learning rates cannot change in these weights, and the remedy; empty if all is well."""
+        rates = [learning_rate(s, self.total_steps, self.config, self.objective) for s in range(self.total_steps)]
+        return resolution_warning(self.weights.masters, rates, self.config, self.objective)
+
     def _logprobs(self, row: Row) -> torch.Tensor:
         return row_logprobs(self.model, row, self.config.attention, self.device, self.dtype)
+
+    def _divergence(self, rows: Sequence[tuple[str, Row] | None]) -> float | None:
+        """KTO's KL estimate over all rows of a step and all workers, by a forward pass before the step's own.
+
+        None where no such pass is needed: for other objectives, and where one row is the whole step.
+        """
+        import torch
+
+        if self.objective != "kto" or (self.workers == 1 and len(rows) == 1):
+            return None
+        with torch.no_grad():
+            scored = [(self._logprobs(item[1] if item else filler_row()), item) for item in rows]
+        return self._kl_of([(logprobs, item[1]) for logprobs, item in scored if item])
+
+    def _kl_of(self, scored: Iterable[tuple[torch.Tensor, Row]]) -> float:
+        """KTO's KL estimate from the log-probabilities of this worker's rows; every worker must call."""
+        parts = [mate_sums(logprobs, row) for logprobs, row in scored]
+        ratios, weights = (sum(part) for part in zip(*parts)) if parts else (0.0, 0.0)
+        return kl_estimate(*self._over_workers([ratios, weights]))
 
     def _seed(self, epoch: int, name: str) -> None:
         import torch
@@ -209,13 +244,35 @@ class Trainer:
         """Sums of all workers. They agree on the names by the objective, since one may have had no row at all."""
         if self.workers == 1:
             return sums
+        more = {"sft": [], "dpo": ["accuracy", "margin"], "kto": ["accuracy", "margin", "kl"]}
+        names = ["loss", "mass", *more[self.objective]]
+        return defaultdict(float, zip(names, self._over_workers([sums[n] for n in names])))
+
+    def _over_workers(self, values: list[float]) -> list[float]:
+        """Each value summed over all workers."""
+        if self.workers == 1:
+            return values
         import torch
         import torch.distributed as dist
 
-        names = ["loss", "mass", *([] if self.objective == "sft" else ["accuracy", "margin", "kl"])]
-        values = torch.tensor([sums[n] for n in names], dtype=torch.float64, device=self.device)
-        dist.all_reduce(values)
-        return defaultdict(float, zip(names, values.tolist()))
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+
+def disable_dropout(model: Any) -> None:
+    """No dropout from now on: preferences compare log-probabilities with the reference policy's, which are without it.
+
+    The model stays in training mode, which activation checkpointing needs.
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "attn_dropout", "resid_dropout"):  # rates passed to functions
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _add(sums: Sums, more: dict[str, float]) -> None:

@@ -102,7 +102,9 @@ def gathering_table(run: Path) -> Table:
     """What each iteration's data came from, what became of every failed episode's steps, and how realizable the teacher was."""
     gaps = {(iteration, domain): r for iteration, domain, r in results(run, "realizability")}
     table = Table(
-        title="data", caption="gap: total variation between the teacher and the student it trained (Definition 3.1)"
+        title="data",
+        caption="gap: total variation between teacher and student on n steps of the student's rollouts, with its 95 % interval "
+        "(Definition 3.1)",
     )
     for title in (
         "iteration",
@@ -119,7 +121,11 @@ def gathering_table(run: Path) -> Table:
     for stage in ("demonstrations", "rollouts"):
         for iteration, domain, r in results(run, stage):
             words = [f"{name}: {count}" for name, count in r["outcomes"].items()] if "outcomes" in r else [stage]
+            words += (
+                [f"of the corrected with the student's own action: {r['own_action']}"] if r.get("own_action") else []
+            )
             words += [f"mean KL {r['kl']:.3g} nats"] if "kl" in r else []
+            words += [f"the same over again: {r['repeated']}"] if r.get("repeated") else []
             words += [f"left out, {why}: {count}" for why, count in r.get("left_out", {}).items()]
             table.add_row(
                 iteration, domain, str(r["episodes"]), f"{100 * r['success']:.1f}",
@@ -150,7 +156,10 @@ def spending_table(run: Path) -> Table | None:
 
 
 def _gap(result: dict[str, Any] | None) -> str:
-    return f"{result['tv']:.2f}" if result and result["states"] else ""
+    if not result or "interval" not in result:
+        return ""
+    low, high = result["interval"]
+    return f"{result['tv']:.2f} [{low:.2f}–{high:.2f}] n={result['states']}"
 
 
 def training_table(run: Path) -> Table:

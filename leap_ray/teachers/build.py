@@ -70,9 +70,8 @@ def build_teacher(
     from leap_ray.teachers.self_teacher import SelfTeacher
 
     kind = SelfTeacher if config.kind == "self" else ConstrainedTeacher
-    return kind(
-        student, load_prompter(student_config), config, domains, seed=seed, max_length=student_config.max_length
-    )
+    limits = {"max_length": student_config.max_length, "max_tokens": student_config.max_tokens}
+    return kind(student, load_prompter(student_config), config, domains, seed=seed, **limits)
 
 
 def build_desk(config: TeacherConfig, folder: Path) -> Any:

@@ -54,9 +54,11 @@ def choose(
         target = mistake or (verdict.outcome is Outcome.AGREED and (correct == "all" or left > 0))
         left = (recovery if correct == "mistakes+recovery" else 0) if mistake else max(0, left - 1)
         if mistake:
-            seen[(step.observation, canonical(step), verdict.action)] += 1
-            if repeats is not None and seen[(step.observation, canonical(step), verdict.action)] > repeats:
-                chosen.append(StepCorrection(t, Outcome.SKIPPED, detail=f"the same mistake more than {repeats} times"))
+            same = (step.observation, canonical(step), verdict.action)
+            seen[same] += 1
+            if repeats is not None and seen[same] > repeats:
+                detail = f"the same mistake more than {repeats} times"
+                chosen.append(StepCorrection(t, Outcome.SKIPPED, action=verdict.action, detail=detail))
                 continue
         chosen.append(_target(t, verdict) if target else _word(t, verdict))
     return tuple(chosen)
@@ -71,4 +73,5 @@ def _target(t: int, verdict: Verdict) -> StepCorrection:
 
 
 def _word(t: int, verdict: Verdict) -> StepCorrection:
-    return StepCorrection(t, verdict.outcome, detail=verdict.detail)
+    action = "" if verdict.outcome is Outcome.AGREED else verdict.action  # no target, but what the teacher would do
+    return StepCorrection(t, verdict.outcome, action=action, detail=verdict.detail)

@@ -12,8 +12,10 @@ the plain expert is what is left.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,25 +93,92 @@ def _mix(plain: Array, privileged: Array, beta: float, shared: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Play:
+    """What the constrained expert does in one state: an action, and the KL of the policy that does it, in nats."""
+
+    index: int
+    kl: float  # to the plain expert
+
+
+def play(
+    mixture: Mixture,
+    plain: Sequence[float] | Array,
+    privileged: Sequence[float] | Array,
+    delta: float,
+    choice: Literal["best", "sample"],
+    rng: random.Random,
+) -> Play:
+    """An action of the constrained expert, by a policy inside the ball.
+
+    "sample" draws from the mixture. "best" is the deterministic policy nearest to the privileged expert: of the actions a with
+    -log plain(a) ≤ δ, which is that policy's KL, the one that the privileged expert likes best. Where no single action lies
+    inside, it draws from the mixture too.
+    """
+    low, high = normalised(plain), normalised(privileged)
+    inside = [i for i in range(len(low)) if -low[i] <= delta and high[i] > -np.inf]
+    if choice == "best" and inside:
+        best = max(inside, key=lambda i: float(high[i]))
+        return Play(best, max(0.0, -float(low[best])))
+    drawn = rng.choices(range(len(low)), mixture.probabilities.tolist())[0]
+    return Play(drawn, mixture.kl)
+
+
+def averaged(scores: Sequence[Sequence[float] | Array]) -> Array:
+    """Log of the mean distribution over the candidates, from the scores under each of several reasons."""
+    return normalised(np.logaddexp.reduce([normalised(row) for row in scores]))
+
+
+@dataclass(frozen=True)
 class Gap:
     """Average realizability gap over a student's states (Definition 3.1).
 
     `tv`: total-variation distance, 0 to 1 (half the L1 distance of the definition), between teacher and student over the
-    candidate actions; `nll`: -log of the student's probability of the teacher's action, nats; `agreed`: share of states
-    whose most probable action is the teacher's.
+    candidate actions; `interval`: its 95 % interval, by a bootstrap over episodes; `nll`: -log of the student's probability of
+    the teacher's action, nats, that probability taken as `FLOOR` at least; `agreed`: share of states whose most probable action
+    is the teacher's; `unknown`: states drawn beside these in which the teacher named no action.
     """
 
     tv: float
     nll: float
     agreed: float
     states: int
+    episodes: int = 0
+    interval: tuple[float, float] = (0.0, 1.0)
+    unknown: int = 0
 
 
-def gap(student: Sequence[Array], teacher: Sequence[Array]) -> Gap:
-    """The gap from log-distributions of the student and distributions of the teacher, one pair a state."""
+FLOOR = 1e-9  # of a probability
+
+
+def gap(student: Sequence[Array], teacher: Sequence[Array], episodes: Sequence[str] = (), unknown: int = 0) -> Gap:
+    """The gap from log-distributions of the student and distributions of the teacher, one pair a state.
+
+    What a student's distribution lacks to 1 is the chance that it names no action at all. `episodes`: the one that each state is
+    from; without them every state counts as drawn by itself.
+    """
     if not student:
-        return Gap(0.0, 0.0, 0.0, 0)
-    tv = [0.5 * np.abs(np.exp(s) - t).sum() for s, t in zip(student, teacher, strict=True)]
-    nll = [-float(s[int(t.argmax())]) for s, t in zip(student, teacher)]
-    agreed = [int(s.argmax()) == int(t.argmax()) for s, t in zip(student, teacher)]
-    return Gap(float(np.mean(tv)), float(np.mean(nll)), float(np.mean(agreed)), len(student))
+        return Gap(0.0, 0.0, 0.0, 0, unknown=unknown)
+    chances = [np.exp(s) for s in student]
+    tv = np.array([0.5 * (np.abs(p - t).sum() + max(0.0, 1 - p.sum())) for p, t in zip(chances, teacher, strict=True)])
+    nll = [-math.log(max(FLOOR, float(p[int(t.argmax())]))) for p, t in zip(chances, teacher)]
+    agreed = [float(p.any() and p.argmax() == t.argmax()) for p, t in zip(chances, teacher)]
+    groups = list(episodes) or [str(i) for i in range(len(tv))]
+    return Gap(
+        float(tv.mean()), float(np.mean(nll)), float(np.mean(agreed)), len(tv), len(set(groups)),
+        bootstrap_interval(tv, groups), unknown,
+    )  # fmt: skip
+
+
+def bootstrap_interval(values: Array, groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of the mean of values in [0, 1] that come in groups: whole groups are drawn again, with a fixed seed.
+
+    One group alone says nothing about others: (0, 1).
+    """
+    names = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    if len(names) < 2:
+        return 0.0, 1.0
+    at = np.array([names[group] for group in groups])
+    sums, sizes = np.bincount(at, values), np.bincount(at)
+    drawn = np.random.default_rng(0).integers(0, len(names), (draws, len(names)))
+    low, high = np.quantile(sums[drawn].sum(1) / sizes[drawn].sum(1), [0.025, 0.975])
+    return float(low), float(high)

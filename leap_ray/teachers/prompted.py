@@ -212,7 +212,7 @@ class Check:
         if action == canonical(step) and not step.valid:
             return Verdict(Outcome.UNAVAILABLE, detail=f"{action!r} was tried at this step and not understood.")
         if detail := self._revealed(t, draft.reason, action):
-            return Verdict(Outcome.REVEALS, detail=detail)
+            return Verdict(Outcome.REVEALS, action=action, detail=detail)
         return Verdict(Outcome.AGREED if action == canonical(step) else Outcome.CORRECTED, draft.reason, action)
 
     def _revealed(self, t: int, reason: str, action: str) -> str:

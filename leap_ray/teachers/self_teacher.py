@@ -24,7 +24,6 @@ from leap_ray.teachers.prompted import TELLING, AnnotationCheck, Check
 from leap_ray.types import Correction, Episode, Outcome, Sampling, digest
 
 TRIES = 2
-ANSWER = 128  # tokens of a reason and an action
 
 
 class TooLong(Exception):
@@ -86,9 +85,13 @@ class SelfTeacher:
         *,
         seed: int = 0,
         max_length: int = 4096,
+        max_tokens: int = 256,
     ) -> None:
         self.student = student
         self.max_length = max_length  # tokens of the server's context
+        self.max_tokens = min(
+            max_tokens, config.max_tokens
+        )  # of an answer: no longer than the student could say itself
         self.config = config
         self.hindsight = Hindsight(prompter, domains)
         self.seed = seed
@@ -170,7 +173,7 @@ class SelfTeacher:
         name = f"{episode.id}-teacher/{t}-{what.replace('/', '-')}"
         sampling = Sampling(
             temperature=self.config.temperature,
-            max_tokens=ANSWER,
+            max_tokens=self.max_tokens,
             stop=(self.hindsight.prompter.end_id,),
         )
         seed = int(digest(self.seed, name, length=7), 16)
@@ -178,9 +181,11 @@ class SelfTeacher:
         return self.hindsight.parse(episode, completion.ids)
 
     def _check_length(self, prompt: Sequence[int]) -> None:
-        room = self.max_length - len(prompt)
-        if room < ANSWER:
-            raise TooLong(f"the teacher's prompt has {len(prompt)} tokens, the student's context {self.max_length}")
+        if len(prompt) + self.max_tokens > self.max_length:
+            raise TooLong(
+                f"the teacher's prompt has {len(prompt)} tokens, its answer up to {self.max_tokens}, "
+                f"the student's context {self.max_length}"
+            )
 
 
 def _reading(t: int, said: Parsed) -> Reading:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.gather import Plan, correct_all, demonstrate_all, outcomes
+from actors.gather import Plan, correct_all, demonstrate_all, outcomes, repeated
 from leap_ray.journal import Records
 from leap_ray.progress import Board
 from leap_ray.tasks import Panel
@@ -115,3 +115,39 @@ async def test_nobody_pays_for_the_reasons_of_the_same_demonstration_twice(tmp_p
     episodes, asked = await demonstrations(tmp_path, Expert(reasons=True), (0, 1), annotate=True)
     assert asked == episodes == [("t0", 0), ("t0", 1), ("t1", 0), ("t2", 0), ("t2", 1), ("t3", 0)]
     assert await demonstrations(tmp_path, Expert(reasons=True), (0, 1), annotate=True) == (episodes, [])
+
+
+class Demonstrators:
+    """An expert that minds the seed on task t0 alone."""
+
+    def __init__(self):
+        self.annotated = []
+
+    async def demonstrate(self, task, seed, max_actions):
+        action = f"go {seed}" if task.id == "t0" else "go"
+        step = Step("a room", (), "because", action, True, 1.0)
+        return Episode(task, seed, "expert:demonstrator", "", (step,), "", 1.0, True, Finish.SUCCESS)
+
+    async def tokenize(self, episode):
+        return episode
+
+    async def annotate(self, episode):
+        self.annotated.append((episode.task.id, episode.seed))
+        return dataclasses.replace(episode, steps=(dataclasses.replace(episode.steps[0], reason="a better one"),))
+
+
+async def test_a_demonstration_that_comes_out_the_same_under_another_seed_counts_once(tmp_path):
+    pool = Demonstrators()
+    plan = Plan(pool, Panel.of("d", "train", TASKS), (0, 1, 2), 5, 0.0)
+    who = SimpleNamespace(annotate=SimpleNamespace(remote=pool.annotate))
+    for _ in range(2):  # the second time as after a kill: nothing is made or paid again
+        with (
+            Records(tmp_path / "e.jsonl", Episode, lambda e: e.id) as episodes,
+            Board() as board,
+            board.stage("demonstrations", 12) as stage,
+        ):
+            await demonstrate_all(plan, episodes, who, True, stage)
+            kept = sorted((e.task.id, e.seed) for e in episodes)
+            assert stage.done == 12 and repeated(plan, episodes) == 6
+    assert kept == sorted([("t0", 0), ("t0", 1), ("t0", 2), ("t1", 0), ("t2", 0), ("t3", 0)])
+    assert sorted(pool.annotated) == kept

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.learner import PROGRESS, TrainResult, train
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
+from leap_ray.learning.checkpoint import check_disk, disk_room
 from leap_ray.learning.loop import read_progress
 from leap_ray.learning.model import check_model, probe_logprobs
 from leap_ray.learning.rows import to_record
@@ -230,3 +231,50 @@ def test_workers_that_find_no_room_end_in_a_report(model, tmp_path):
         ran.stderr
     )
     assert "The cluster: 1 node(s) with 2 CPU + 0 GPU" in said
+
+
+@pytest.mark.slow
+def test_full_training_goes_on_from_masters_and_says_what_moved(ray_session, model, tmp_path):
+    config = replace(CONFIG, method="full", precision="bfloat16", epochs=1, dpo_learning_rate=1e-7, aggregate="equal")
+    first = train(examples(episodes=4), **arguments(model, tmp_path / "sft", config=config))
+    masters = tmp_path / "sft" / "output" / "masters"
+    assert 0.5 < first.metrics["weights_moved"] <= 1 and not first.warnings
+    stored = load_file(masters / "model.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.float32}
+    assert not list(Path(first.folder).glob("masters*")), "what is served holds the served weights alone"
+
+    demonstrations = [replace(e, id=f"demo-{e.id}", rejected=(), no_pair="a reason") for e in examples(episodes=3)]
+    asked = arguments(
+        model, tmp_path / "dpo", config=config, objective="dpo", init_from=Path(first.folder), keep_masters=False
+    )
+    second = train([*demonstrations, *examples(1, episodes=4)], **asked)
+    assert 0 < second.metrics["weights_moved"] < 0.05
+    assert len(second.warnings) == 1 and "learner.dpo_learning_rate" in second.warnings[0]
+    assert second.problems == {"no pair: a reason": 12}
+    assert "16 examples" in (Path(second.folder) / "README.md").read_text(), (
+        "demonstrations decide no share of the pairs"
+    )
+    assert not (tmp_path / "dpo" / "output" / "masters").exists(), "no later training needs them"
+
+    (tmp_path / "sft" / "output" / "result.json").unlink()  # as if killed between the weights and the result
+    again = train(examples(episodes=4), **arguments(model, tmp_path / "sft", config=config))
+    assert again == first
+    assert all(torch.equal(t, stored[n]) for n, t in load_file(masters / "model.safetensors").items())
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_a_number_stops_at_once_with_a_sentence(ray_session, model, tmp_path):
+    config = replace(CONFIG, learning_rate=1e38, clip_norm=1e30, max_failures=2)
+    for _ in range(2):  # resumed it says so again
+        with pytest.raises(UserError, match=r"training stopped at step \d+ of \d+: its (loss|grad_norm) is (nan|inf)"):
+            train(examples(episodes=4), **arguments(model, tmp_path, config=config))
+    assert not (tmp_path / "output" / "result.json").exists()
+
+
+def test_full_training_that_would_fill_the_disk_is_refused(tmp_path):
+    config = replace(CONFIG, method="full", checkpoint_every=50)
+    assert disk_room(1000, 40, config, False) == 6000 and disk_room(1000, 40, config, True) == 14000
+    assert disk_room(1000, 1000, config, True) == 14000 + 3 * 12000
+    check_disk(tmp_path, disk_room(1000, 40, config, True))
+    with pytest.raises(UserError, match=r"full training writes up to .* GiB more under .*checkpoint_every"):
+        check_disk(tmp_path, disk_room(10**15, 40, config, True))

@@ -72,9 +72,10 @@ def episode_keys(run):
 
 
 def examples(run):
+    import ray.data  # noqa: F401  # registers the type in which it wrote the tokens, whichever test ran before
+
     tables = [pandas.read_parquet(folder) for folder in sorted(run.rglob("examples"))]
     table = pandas.concat(tables)
-    # Ray Data, once imported in this process, gives lists of tokens a type of its own.
     tokens = {name: [np.asarray(ids).tolist() for ids in table[name]] for name in ("prompt", "response")}
     return sorted(zip(table.id, tokens["prompt"], tokens["response"]))
 

@@ -157,3 +157,27 @@ def test_numbers_as_people_write_them(tmp_path):
     path.write_text("name: no\ndomains: [{name: households}]\nlearner: {learning_rate: 3e-5, warmup_steps: 1e1}")
     read = config.load(path)
     assert (read.name, read.learner.learning_rate, read.learner.warmup_steps) == ("no", 3e-5, 10)
+
+
+def test_the_papers_configuration_is_the_papers_field_by_field():
+    """The settings that the paper and the authors' code state."""
+    paper = config.load(EXPERIMENTS / "paper.yaml")
+    learner, student, teacher, (domain,) = paper.learner, paper.student, paper.teacher, paper.domains
+    assert (learner.method, learner.rank, learner.alpha, learner.dropout) == ("lora", 128, 64, 0.05)
+    assert (learner.learning_rate, learner.dpo_learning_rate, learner.beta) == (3e-5, 5e-7, 0.01)
+    assert (learner.warmup_steps, learner.clip_norm, learner.epochs) == (10, 0.3, 1)
+    assert (learner.aggregate, learner.holdout, learner.objectives) == ("equal", 0.15, ("sft",))
+    assert (student.max_length, student.max_tokens, student.dialect, student.candidates) == (8000, 256, "leap", True)
+    assert (student.temperature, student.eval_temperature) == (0.3, 0.3)
+    assert (teacher.correct, teacher.per, teacher.annotate, teacher.repeats) == ("all", "episode", True, None)
+    assert (domain.name, domain.eval_panel, domain.max_actions, domain.threshold) == ("alfworld", "valid_unseen", 20, 0)
+    assert paper.iterations == 4 and config.load(EXPERIMENTS / "claude.yaml").teacher.correct == "all"
+    for objectives in (["sft", "dpo"], ["sft", "kto"]):  # its variants fit as they are
+        config.override(paper, ["--learner.objectives", *objectives], "leap-ray")
+
+
+def test_ktos_three_answers_must_fit_a_row(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("name: a\ndomains: [{name: households}]\nlearner: {objectives: [sft, kto], row_tokens: 4352}")
+    with pytest.raises(UserError, match=r"learner\.row_tokens: 4352 is below 4608"):
+        config.load(path)

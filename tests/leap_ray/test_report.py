@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from leap_ray.report.tables import comparison_table, evaluation_table, kinds_tables, spending_table
+from leap_ray.report.tables import comparison_table, evaluation_table, gathering_table, kinds_tables, spending_table
 
 
 def printed(table):
@@ -89,3 +89,16 @@ def test_each_policy_is_compared_with_the_one_before_and_the_last_with_the_first
         ["iter-1 → iter-2", "6", "+66.7", "4", "0", "0.12"],
         ["iter-0 → iter-2", "6", "+66.7", "4", "0", "0.12"],
     ]
+
+
+def test_the_gap_stands_with_its_interval_and_number_of_steps(tmp_path):
+    for stage, result in (
+        (
+            "rollouts",
+            {"episodes": 8, "success": 0.5, "failed": 4, "corrected_episodes": 4, "examples": 9, "outcomes": {}},
+        ),
+        ("realizability", {"tv": 0.057, "interval": [0.01, 0.14], "states": 20, "episodes": 7, "unknown": 0}),
+    ):
+        (tmp_path / "iter-1" / stage / "toy").mkdir(parents=True)
+        (tmp_path / "iter-1" / stage / "toy" / "done.json").write_text(json.dumps(result))
+    assert "0.06 [0.01–0.14] n=20" in printed(gathering_table(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ import tiny
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.aggregate import Header, hold_out, select
+from leap_ray.learning.rows import header_of
 from leap_ray.types import Example, Task
 
 
@@ -98,3 +100,52 @@ def test_a_few_tasks_still_hold_one_out_and_one_task_none():
     assert len(hold_out({("toy", "a"), ("toy", "b")}, 0.99)) == 1
     assert hold_out({("toy", "a")}, 0.5) == set()
     assert hold_out({("toy", "a"), ("toy", "b")}, 0.0) == set()
+
+
+def used(found: list[Example], objective: str, **settings) -> list[Example]:
+    """What is trained on when aggregation sees what the objective can use, as the learner has it."""
+    config = LearnerConfig(**settings)
+    headers = [header_of(e, objective, config, [tiny.STOP], 0) for e in found]
+    selection = select([h for h in headers if h], config, 0)
+    usable = [e for e, header in zip(found, headers) if header]
+    return [c for e in usable if (c := selection.choose(e)) is not None]
+
+
+def pairs(domain: str = "toy", length: int = 1, **per_iteration: int) -> list[Example]:
+    response, rejected = (6,) * length + (tiny.STOP,), (7,) * length + (tiny.STOP,)
+    return [dataclasses.replace(e, response=response, rejected=rejected) for e in examples(domain, **per_iteration)]
+
+
+def test_equal_counts_what_the_objective_can_use():
+    found = examples(i0=8) + pairs(i1=150, i2=90)  # demonstrations have no pair
+    assert counts(used(found, "dpo", aggregate="equal")) == {1: 90, 2: 90}
+    assert counts(used(found, "sft", aggregate="equal")) == {0: 8, 1: 8, 2: 8}
+    assert counts(used(found, "kto", aggregate="equal")) == {0: 8, 1: 8, 2: 8}
+
+
+def test_what_does_not_fit_a_row_is_not_counted():
+    long = [dataclasses.replace(e, id=f"long-{e.id}", prompt=(5,) * 40) for e in examples(i1=30)]
+    found = examples(i0=20) + long + examples(i1=10)
+    assert counts(used(found, "sft", aggregate="equal", row_tokens=32)) == {0: 10, 1: 10}
+
+
+def test_domains_are_balanced_by_what_the_loss_counts():
+    found = pairs("a", length=1, i0=30) + pairs("b", length=7, i0=10)
+
+    def totals(objective: str, size, **settings) -> dict[str, float]:
+        sums = Counter[str]()
+        for e in used(found, objective, **settings):
+            sums[e.task.domain] += e.weight * size(e)
+        return sums
+
+    tokens = totals("sft", lambda e: len(e.response))
+    assert tokens["a"] == pytest.approx(tokens["b"]) == pytest.approx((30 * 2 + 10 * 8) / 2)
+    for objective, weighting in (("sft", "example"), ("dpo", "token"), ("kto", "token")):
+        each = totals(objective, lambda e: 1, weighting=weighting)
+        assert each["a"] == pytest.approx(each["b"]) == pytest.approx(20)
+
+
+def test_domains_are_balanced_after_aggregation_and_without_those_of_no_use():
+    found = examples("a", i0=30) + pairs("a", i1=12) + pairs("b", i1=4)
+    weights = {e.task.domain: e.weight for e in used(found, "dpo")}
+    assert 12 * weights["a"] == pytest.approx(4 * weights["b"]) == pytest.approx(8)

@@ -13,7 +13,16 @@ from leap_ray.config import LearnerConfig
 from leap_ray.learning.aggregate import Header, select
 from leap_ray.learning.objectives import branches_of
 from leap_ray.learning.prefix_tree import Kind, Row, build_row
-from leap_ray.learning.rows import from_record, pack_window, problem_of, read_record, row_from_record, to_record
+from leap_ray.learning.rows import (
+    NO_MATE,
+    from_record,
+    mate_of,
+    pack_window,
+    problem_of,
+    read_record,
+    row_from_record,
+    to_record,
+)
 from leap_ray.types import Example
 
 # Templates in the manner of three families, and the token that ends a turn in each.
@@ -134,7 +143,50 @@ def test_an_example_without_a_pair_is_no_mistake_but_of_no_use_to_dpo():
 
 
 def test_records_come_back_whole():
-    assert from_record(to_record(GOOD)) == GOOD
+    lonely = dataclasses.replace(GOOD, rejected=(), no_pair="a reason")
+    assert from_record(to_record(GOOD)) == GOOD and from_record(to_record(lonely)) == lonely
+    assert "no pair: a reason" in problem_of(lonely, "dpo", [tiny.STOP], 32).reason
+
+
+def test_a_mismatched_answer_comes_from_another_episode_and_is_none_of_the_two():
+    examples = tiny.episodes(count=6)
+    examples += [dataclasses.replace(e, id=f"again-{e.id}") for e in examples]  # the same answers in other episodes
+    by_response = {e.response: e.id.split("/")[0].removeprefix("again-") for e in examples}
+    mates = {e.id: mate_of(e, examples, 0, 64) for e in examples}
+    for e in examples:
+        assert mates[e.id] not in ((), e.response, e.rejected)
+    assert any(by_response[mates[e.id]] != e.id.split("/")[0].removeprefix("again-") for e in examples)
+    for e in tiny.episodes(count=6):
+        assert by_response[mate_of(e, tiny.episodes(count=6), 0, 64)] != e.id.split("/")[0]
+    assert mates == {e.id: mate_of(e, examples, 0, 4096) for e in examples}, "the size of rows decides nothing"
+    assert mates != {e.id: mate_of(e, examples, 1, 64) for e in examples}, "another seed draws others"
+
+
+def test_examples_without_a_mismatched_answer_are_counted(tmp_path):
+    alone = tiny.episodes(count=1)
+    same = [tiny.example(f"e{i}/0", [1, 5, 6 + i], [7, tiny.STOP], [8, tiny.STOP]) for i in range(3)]
+    for folder, examples in (("alone", alone), ("same", same)):
+        (tmp_path / folder).mkdir()
+        headers = [Header.of("toy", 0, e.task.id, e.id, seed=0) for e in examples]
+        config = LearnerConfig(row_tokens=64)
+        infos, problems = pack_window(
+            examples, folder=tmp_path / folder, selection=select(headers, config, 0), config=config, objective="kto",
+            stop_ids=[tiny.STOP],
+        )  # fmt: skip
+        assert [(p.example, p.reason) for p in problems] == [(e.id, NO_MATE) for e in examples]
+        assert all(p.trained and not p.fatal for p in problems)
+        assert sum(i.examples for i in infos) == len(examples)
+
+
+def test_kto_counts_examples_that_have_only_a_desirable_answer(tmp_path):
+    examples = [dataclasses.replace(e, rejected=(), no_pair="why not") for e in tiny.episodes(count=2)]
+    config = LearnerConfig(row_tokens=64)
+    headers = [Header.of("toy", 0, e.task.id, e.id, seed=0) for e in examples]
+    _, problems = pack_window(
+        examples, folder=tmp_path, selection=select(headers, config, 0), config=config, objective="kto",
+        stop_ids=[tiny.STOP],
+    )  # fmt: skip
+    assert {p.reason for p in problems} == {"desirable answer only: why not"} and len(problems) == len(examples)
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo", "kto"])

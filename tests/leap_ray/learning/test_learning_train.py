@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from leap_ray.config import LearnerConfig
+from leap_ray.errors import UserError
 from leap_ray.learning import checkpoint
 from leap_ray.learning.aggregate import Header, select
 from leap_ray.learning.checkpoint import Position
@@ -62,10 +66,13 @@ class Killed(Exception):
     """Stands for kill -9: nothing after it is run."""
 
 
-def training(folder: Path, config: LearnerConfig, *, dies_after: int | None = None, model=None):
+def training(
+    folder: Path, config: LearnerConfig, *, dies_after: int | None = None, model=None, change=lambda feed: None
+):
     """Train from the folder's last checkpoint, if it has one, perhaps to be killed; the final weights."""
     folder.mkdir(exist_ok=True)
     plan, feed = stored(folder, config)
+    change(feed)
     trainer = Trainer(model or tiny.model(), config, "sft", len(plan), seed=0)
     latest = folder / "latest"
     position = checkpoint.load(latest, trainer) if latest.exists() else Position()
@@ -134,6 +141,51 @@ def test_the_best_weights_on_held_out_tasks_are_kept(tmp_path):
     plan, feed = stored(tmp_path, config)
     found = Trainer(best, config, "sft", len(plan)).evaluate(item and item[1] for item in feed.evaluation())
     assert found["eval_loss"] == pytest.approx(min(losses), rel=0.02)  # stored in bfloat16
+
+
+def spoil_evaluations(feed: ListFeed, rounds: set[int]) -> None:
+    """In these rounds of evaluation (from 1 on) the held-out rows hold a weight that is not a number."""
+    whole, count = feed.evaluation, 0
+
+    def evaluation():
+        nonlocal count
+        count += 1
+        for name, row in whole():
+            yield name, dataclasses.replace(row, weights=row.weights * np.nan) if count in rounds else row
+
+    feed.evaluation = evaluation
+
+
+def test_an_evaluation_loss_that_is_not_a_number_is_never_the_best(tmp_path):
+    config = dataclasses.replace(CONFIG, holdout=0.3, epochs=1, checkpoint_every=1)
+    _, lines = training(tmp_path / "a", config, change=lambda feed: spoil_evaluations(feed, {1, 3}))
+    losses = [line["eval_loss"] for line in lines]
+    assert [math.isnan(loss) for loss in losses[:4]] == [True, False, True, False]
+    assert (tmp_path / "a" / "best" / "config.json").exists()
+    only_second = dataclasses.replace(config, learning_rate=1e-2)
+    everything_else = {1, *range(3, 100)}
+    training(tmp_path / "b", only_second, change=lambda feed: spoil_evaluations(feed, everything_else))
+    kept = load_file(tmp_path / "b" / "best" / "model.safetensors")
+    with pytest.raises(Killed):
+        training(tmp_path / "d", only_second, dies_after=1)
+    at_second = load_file(tmp_path / "d" / "best" / "model.safetensors")
+    assert all(torch.equal(kept[name], at_second[name]) for name in kept)
+
+
+def test_a_training_whose_evaluation_is_never_a_number_says_so(tmp_path):
+    config = dataclasses.replace(CONFIG, holdout=0.3, epochs=1)
+    with pytest.raises(UserError, match="the evaluation loss was never a number"):
+        training(tmp_path, config, change=lambda feed: spoil_evaluations(feed, set(range(100))))
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_training_loss_that_is_not_a_number_stops_with_a_sentence(tmp_path):
+    config = dataclasses.replace(CONFIG, learning_rate=1e38, clip_norm=1e30)
+    with pytest.raises(
+        UserError, match=r"stopped at step \d+ of \d+: its (loss|grad_norm) is (nan|inf)\. Lower the learning"
+    ):
+        training(tmp_path, config)
+    assert not (tmp_path / "best").exists()
 
 
 def test_bfloat16_weights_have_float32_masters(tmp_path):

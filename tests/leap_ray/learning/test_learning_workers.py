@@ -1,4 +1,4 @@
-"""FSDP2 over two processes (gloo, CPU): the losses and weights of one worker, with LoRA and dropout, full weights, and DPO."""
+"""FSDP2 over two processes (gloo, CPU): one worker's losses and weights, with LoRA and dropout, full weights, DPO and KTO."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from leap_ray.errors import UserError
 from leap_ray.learning import loop
 from leap_ray.learning.loop import ReferenceStore
 
-JOBS = [("lora", "sft"), ("full", "dpo")]
+JOBS = [("lora", "sft"), ("full", "dpo"), ("lora", "kto")]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def test_two_workers_equal_one(two_workers, tmp_path, method, objective):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         assert a.get("eval_loss") == pytest.approx(b.get("eval_loss"), abs=1e-4)
+        assert a.get("kl") == pytest.approx(b.get("kl"), abs=1e-4), "KTO's estimate is over the rows of all workers"
     assert one[-1]["loss"] != one[0]["loss"] and "eval_loss" in one[-1]
     wanted, found = (torch.load(f / "weights.pt") for f in (alone, together))
     for name, tensor in wanted.items():

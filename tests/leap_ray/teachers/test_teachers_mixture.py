@@ -1,13 +1,15 @@
 """The constrained privileged expert of Definition B.5, as mathematics."""
 
 import math
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leap_ray.teachers.mixture import constrained, gap, kl, normalised
+from leap_ray.teachers.mixture import averaged, bootstrap_interval, constrained, gap, kl, normalised, play
 
 # Recorded from SmolLM2-135M-Instruct: log-probabilities of seven actions in the corridor, without and with privileged state
 # ("The coin 1 is at drawer 2."), at the first two steps of an episode. Sums over the tokens of each completion, nats.
@@ -125,3 +127,74 @@ def test_the_gap_of_a_teacher():
     assert (near.tv, near.agreed, near.states) == (pytest.approx(0.3), 1, 1)
     assert (far.tv, far.nll, far.agreed) == (pytest.approx(0.9), pytest.approx(-math.log(0.1)), 0)
     assert gap([], []).states == 0
+
+
+def played(plain, privileged, delta, choice, seed=0):
+    return play(constrained(plain, privileged, delta), plain, privileged, delta, choice, random.Random(seed))
+
+
+@given(scores, scores, st.floats(0, 3), st.sampled_from(["best", "sample"]), st.integers(0, 99))
+@settings(max_examples=200, deadline=None)
+def test_what_is_played_is_inside_the_ball_and_its_kl_is_the_one_told(plain, privileged, delta, choice, seed):
+    found = played(plain, privileged, delta, choice, seed)
+    low, high = normalised(plain), normalised(privileged)
+    assert found.kl <= delta * 1.01 + 1e-9
+    inside = [i for i in range(len(low)) if -low[i] <= delta]
+    if choice == "best" and inside:
+        assert found.index in inside and found.kl == pytest.approx(-low[found.index])
+        assert high[found.index] == max(high[i] for i in inside)
+    else:
+        assert found.kl == constrained(plain, privileged, delta).kl
+
+
+def test_the_best_action_outside_the_ball_is_not_played():
+    """The mixture's most probable action costs 3.9 nats as a policy of its own, the mixture 1.5."""
+    plain, privileged = np.log([0.9, 0.08, 0.02]), np.log([0.001, 0.001, 0.998])
+    mixture = constrained(plain, privileged, 1.5)
+    assert int(mixture.probabilities.argmax()) == 2 and -normalised(plain)[2] > 3.9
+    best = played(plain, privileged, 1.5, "best")
+    assert best.index == 0 and best.kl == pytest.approx(-math.log(0.9))
+    assert played(plain, privileged, 4.0, "best").index == 2
+    counts = Counter(played(plain, privileged, 1.5, "sample", seed).index for seed in range(2000))
+    assert [counts[i] / 2000 for i in range(3)] == pytest.approx(mixture.probabilities, abs=0.04)
+
+
+def test_where_no_action_lies_inside_the_ball_the_mixture_is_drawn_from():
+    plain, privileged = np.log([0.5, 0.5]), np.log([0.1, 0.9])
+    drawn = [played(plain, privileged, 0.1, "best", seed) for seed in range(50)]
+    assert {p.index for p in drawn} == {0, 1} and {p.kl for p in drawn} == {constrained(plain, privileged, 0.1).kl}
+
+
+def test_scores_under_several_reasons_are_averaged_as_probabilities():
+    mean = averaged([np.log([0.9, 0.1]), np.log([0.1, 0.9]) - 7.0])  # a reason's own probability is no matter
+    assert np.exp(mean) == pytest.approx([0.5, 0.5])
+    assert np.exp(averaged([np.log([0.2, 0.8])])) == pytest.approx([0.2, 0.8])
+    with pytest.raises(ValueError):
+        averaged([[-INF, -INF]])
+
+
+def test_the_gap_is_an_average_over_states_with_an_interval_over_episodes():
+    near, far = normalised(np.log([0.99, 0.01])), normalised(np.log([0.05, 0.95]))
+    teacher = np.array([1.0, 0.0])
+    found = gap([near] * 19 + [far], [teacher] * 20, [f"e{i // 4}" for i in range(20)])
+    assert found.tv == pytest.approx((19 * 0.01 + 0.95) / 20) and (found.states, found.episodes) == (20, 5)
+    low, high = found.interval
+    assert low < found.tv < high < 0.3 and low == pytest.approx(0.01)
+    assert gap([near], [teacher], ["e"]).interval == (0.0, 1.0), "one episode says nothing about others"
+    assert gap([near, far], [teacher] * 2, ["a", "b"], unknown=3).unknown == 3
+
+
+def test_the_interval_is_wider_where_states_come_from_few_episodes():
+    values = np.array([0.0] * 20 + [1.0] * 20)
+    wide, narrow = (
+        bootstrap_interval(values, groups)
+        for groups in ([str(i // 10) for i in range(40)], [str(i) for i in range(40)])
+    )
+    assert wide[1] - wide[0] > narrow[1] - narrow[0] and narrow == bootstrap_interval(
+        values, [str(i) for i in range(40)]
+    )
+
+
+def test_a_student_that_names_no_action_is_at_distance_one():
+    found = gap([np.array([-INF, -INF])], [np.array([1.0, 0.0])])
+    assert (found.tv, found.agreed) == (1, 0) and math.isfinite(found.nll)

@@ -9,7 +9,14 @@ from desks import privileged
 
 from leap_ray.config import DomainConfig, TeacherConfig
 from leap_ray.policy import MARKERS, Prompter, tokenize
-from leap_ray.teachers.constrained import ConstrainedTeacher, action_scores, realizability_gap
+from leap_ray.teachers.constrained import (
+    ConstrainedTeacher,
+    action_scores,
+    draw_steps,
+    measure_gap,
+    realizability_gap,
+    state_of,
+)
 from leap_ray.teachers.self_teacher import Hindsight, SelfTeacher
 from leap_ray.types import Completion, Correction, Outcome, StepCorrection
 
@@ -22,6 +29,7 @@ class Scripted:
 
     def __init__(self, prompter, *lines, scores=None):
         self.prompter, self.lines, self.scores, self.asked = prompter, list(lines), scores or {}, []
+        self.scored = []  # (whether the prompt told what is hidden, completion)
 
     async def complete(self, prompt_ids, sampling, seed, policy, request_id):
         self.asked.append((self.prompter.tokenizer.decode(prompt_ids), seed, policy, request_id))
@@ -33,6 +41,7 @@ class Scripted:
         told = HIDDEN in self.prompter.tokenizer.decode(prompt_ids)
         table = self.scores["privileged" if told else "plain"]
         texts = [self.prompter.text(tuple(ids)) for ids in candidates]
+        self.scored += [(told, text) for text in texts]
         return [[-0.5, next(s for action, s in table.items() if text.endswith(action))] for text in texts]
 
 
@@ -128,6 +137,28 @@ async def test_a_prompt_that_does_not_fit_costs_its_step(prompter):
     assert not student.asked
 
 
+@pytest.mark.parametrize("kind", [SelfTeacher, ConstrainedTeacher])
+async def test_answers_are_cut_where_the_configuration_says(prompter, kind):
+    episode = episode_of(prompter, "dance")
+    table = dict.fromkeys(episode.steps[0].candidates, -2.0)
+    limits = set()
+
+    class Watched(Scripted):
+        async def complete(self, prompt_ids, sampling, seed, policy, request_id):
+            limits.add(sampling.max_tokens)
+            return await super().complete(prompt_ids, sampling, seed, policy, request_id)
+
+    for config, tokens, wanted in (
+        (TeacherConfig(), 40, 40),
+        (TeacherConfig(), 300, 300),
+        (TeacherConfig(max_tokens=90), 300, 90),
+    ):
+        student = Watched(prompter, ("A shelf.", "go to shelf 1"), scores={"plain": table, "privileged": table})
+        limits.clear()
+        await kind(student, prompter, config, CORRIDOR, max_tokens=tokens).correct(episode, privileged(episode))
+        assert limits == {wanted}
+
+
 async def test_it_annotates_with_the_base_student(prompter):
     demonstration = dataclasses.replace(episode_of(prompter, "go to desk 1", "dance"), policy="expert:demonstrator")
     student, teacher = self_teacher(prompter, ("Start with the desk.", "go to desk 1"))
@@ -155,6 +186,103 @@ async def test_the_constrained_expert_and_its_ends(prompter, delta, expected):
     spent = float(step.detail.split()[1])
     assert spent == pytest.approx(delta, rel=0.01) if delta < 1 else spent > 0.5
     assert f"delta {delta:g}" in correction.summary
+
+
+class Reasoning(Scripted):
+    """Gives one reason to who is told what is hidden, another to who is not."""
+
+    async def complete(self, prompt_ids, sampling, seed, policy, request_id):
+        told = HIDDEN in self.prompter.tokenizer.decode(prompt_ids)
+        ids = tuple(self.prompter.completion_ids("Drawers are good." if told else "Desks are good.", "go to desk 1"))
+        return Completion(ids, (0.0,) * len(ids), "stop")
+
+
+async def test_actions_are_scored_under_the_reasons_that_the_student_gives_on_either_side(prompter):
+    episode = episode_of(prompter, "leave")
+    table = dict.fromkeys(episode.steps[0].candidates, -2.0)
+    student = Reasoning(prompter, scores={"plain": table, "privileged": table})
+    teacher = ConstrainedTeacher(student, prompter, TeacherConfig(kind="constrained"), CORRIDOR)
+    await teacher.correct(episode, privileged(episode))
+    sides = {told: {text.split("\n")[0] for where, text in student.scored if where is told} for told in (False, True)}
+    assert all("Drawers are good." in reason for reason in sides[True]) and len(sides[True]) == 1
+    said = sorted(reason.split(": ")[-1] for reason in sides[False])
+    assert [reason.rpartition(":")[2].strip() for reason in said] == ["Desks are good.", "I try."]
+
+
+@pytest.mark.parametrize("choice", ["best", "sample"])
+async def test_the_action_played_lies_within_delta_and_its_kl_is_told(prompter, choice):
+    others = {"desk 1": 0.9, "drawer 2": 0.02}
+    for number in range(12):
+        episode = dataclasses.replace(episode_of(prompter, "leave"), seed=number)
+        rest = 0.08 / (len(episode.steps[0].candidates) - 2)
+        plain = {a: math.log(others.get(a.removeprefix("go to "), rest)) for a in episode.steps[0].candidates}
+        told = {**dict.fromkeys(plain, -9.0), "go to drawer 2": -0.01}
+        _, teacher = self_teacher(
+            prompter, ("A place.", "x"), kind=ConstrainedTeacher, scores={"plain": plain, "privileged": told},
+            delta=1.0, choice=choice,
+        )  # fmt: skip
+        (step,) = (await teacher.correct(episode, privileged(episode))).steps
+        spent = float(step.detail.split()[1])
+        if choice == "best":
+            assert step.action == "go to desk 1" and spent == pytest.approx(-math.log(0.9), rel=1e-3)
+        else:
+            assert spent == pytest.approx(1.0, rel=0.01)
+
+
+async def test_the_gap_is_over_all_steps_the_agreed_ones_with_the_students_own_action(prompter):
+    """Near the teacher on most of its steps, far on one: the average says so, whatever was corrected."""
+    episode = episode_of(prompter, *["go to desk 1"] * 9, "leave")
+    words = [StepCorrection(t, Outcome.AGREED) for t in range(9)]
+    words.append(StepCorrection(9, Outcome.CORRECTED, "Why not.", "go to shelf 1"))
+    others = dict.fromkeys(episode.steps[0].candidates, -30.0)
+    table = {**others, "go to desk 1": math.log(0.95), "go to shelf 1": math.log(0.05)}
+    student, _ = self_teacher(prompter, ("x", "y"), scores={"plain": table})
+    found = await realizability_gap(
+        student, prompter, [(episode, Correction(episode.id, "t", "", tuple(words)))], "base"
+    )
+    assert found.states == 10 and found.tv == pytest.approx((9 * 0.05 + 0.95) / 10, abs=1e-4)
+    assert all(text.splitlines()[0].endswith("I try.") for _, text in student.scored), "after its own reasons"
+    assert not student.asked
+
+
+async def test_states_without_an_action_of_the_teacher_are_counted_and_loops_are_not_left_out(prompter):
+    episode = episode_of(prompter, "leave", "leave", "dance", "", "go to desk 1")
+    words = (
+        StepCorrection(0, Outcome.CORRECTED, "Why not.", "go to shelf 1"),
+        StepCorrection(1, Outcome.SKIPPED, action="go to shelf 1"),
+        StepCorrection(2, Outcome.REVEALS, action="go to shelf 1"),
+        StepCorrection(3, Outcome.CORRECTED, "Why not.", "go to shelf 1"),
+        StepCorrection(4, Outcome.FAILED),
+    )
+    correction = Correction(episode.id, "t", "", words)
+    table = {**dict.fromkeys(episode.steps[0].candidates, -30.0), "go to shelf 1": -0.1}
+    student, _ = self_teacher(prompter, ("x", "y"), scores={"plain": table})
+    found = await realizability_gap(student, prompter, [(episode, correction)], "base")
+    assert (found.states, found.unknown) == (4, 1)
+    assert found.tv == pytest.approx(1 / 4, abs=1e-4), "the completion that named no action is at distance 1"
+    assert state_of(episode, 0, None) is None
+    (lonely,) = [await measure_gap(student, prompter, [], "base", unknown=2)]
+    assert (lonely.states, lonely.unknown) == (0, 2)
+
+
+def test_steps_are_drawn_from_every_rollout_whatever_became_of_it(prompter):
+    lost = [dataclasses.replace(episode_of(prompter, "leave", "leave"), seed=i) for i in range(3)]
+    won = [dataclasses.replace(e, seed=10 + i, success=True, score=1.0) for i, e in enumerate(lost)]
+    everything = draw_steps([*lost, *won], 100)
+    assert sorted((e.id, t) for e, t in everything) == sorted((e.id, t) for e in [*lost, *won] for t in range(2))
+    some = draw_steps([*lost, *won], 7, seed=1)
+    assert some == draw_steps([*won, *lost], 7, seed=1) and len({(e.id, t) for e, t in some}) == 7
+    assert some != draw_steps([*lost, *won], 7, seed=2)
+
+
+def test_a_mistake_made_again_keeps_the_teachers_action(prompter):
+    from leap_ray.teachers.choose import Verdict, choose
+
+    steps = episode_of(prompter, "leave", "leave").steps
+    steps = [dataclasses.replace(steps[0], observation="o"), dataclasses.replace(steps[1], observation="o")]
+    verdicts = [Verdict(Outcome.CORRECTED, "Why not.", "go to shelf 1")] * 2
+    _, again = choose(verdicts, steps, correct="mistakes", repeats=1)
+    assert (again.outcome, again.action, again.reason) == (Outcome.SKIPPED, "go to shelf 1", "")
 
 
 async def test_the_gap_of_a_teacher_on_the_students_states(prompter):
