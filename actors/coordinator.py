@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from actors import gather
 from actors.dataset import read_examples, write_examples
 from actors.environment import EnvironmentPool, PromptSettings
 from actors.learner import PROGRESS, train
+from actors.placement import soon
 from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from leap_ray.config import DomainConfig, RunConfig
@@ -55,8 +57,9 @@ class Policy:
 class Coordinator:
     """One run, from its configuration to its last evaluation. Use as an async context manager."""
 
-    def __init__(self, config: RunConfig, run: RunDirectory, board: Board) -> None:
+    def __init__(self, config: RunConfig, run: RunDirectory, board: Board, *, teaching: bool = True) -> None:
         self.config = config
+        self.teaching = teaching  # False: no teacher is started, so none is paid or asked for its key
         self.run = run
         self.board = board
         self.metrics = Metrics(run.path, config.trackers, config.name, dataclasses.asdict(config))
@@ -69,6 +72,7 @@ class Coordinator:
         self.teacher: Any = None
         self._serving = BASE
         self._iteration = -1
+        self._notes: list[str] = []  # of the teacher's server, said already
 
     async def __aenter__(self) -> Coordinator:
         config = self.config
@@ -82,15 +86,16 @@ class Coordinator:
             for name in {domain.train_panel, domain.eval_panel}:
                 self.panels[domain.name, name] = env.resolve_panel(name)
             env.close()
-        self.teacher = start_teacher(
-            config.teacher,
-            config.domains,
-            self.run.path / "teacher",
-            seed=config.seed,
-            student=self.student,
-            student_config=config.student,
-            name="teacher",
-        )
+        if self.teaching:
+            self.teacher = start_teacher(
+                config.teacher,
+                config.domains,
+                self.run.path / "teacher",
+                seed=config.seed,
+                student=self.student,
+                student_config=config.student,
+                name="teacher",
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -122,6 +127,7 @@ class Coordinator:
 
     async def demonstrate(self) -> None:
         """Iteration 0's data: expert episodes, those that failed left out and counted."""
+        teacher, patience = self.config.teacher, gather.answer_seconds(self.config.teacher)
         for domain in self.config.domains:
             stage = f"iter-0/demonstrations/{domain.name}"
             if self.run.result(stage):
@@ -130,11 +136,15 @@ class Coordinator:
             plan = self.plan(domain, panel, self.config.rollout.seeds, evaluating=False)
             episodes = self.run.records(stage, "episodes", Episode, _episode_key)
             with self.board.stage(f"demonstrations ({domain.name})", len(plan.panel) * len(plan.seeds)) as bar:
-                await gather.demonstrate_all(plan, episodes, self.teacher, self.config.teacher.annotate, bar)
+                await gather.demonstrate_all(plan, episodes, self.teacher, teacher.annotate, bar, patience)
+            annotations = [e.annotations for e in episodes]
+            gather.check_answered([[(o, "") for o in outcomes] for outcomes in annotations], teacher, self.run.path)
             kept = [e for e in episodes if e.score > plan.threshold]
             if not kept:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
             counts = {"kept": len(kept), **self._examples(stage, 0, [(e, None) for e in kept])}
+            if teacher.annotate:
+                counts["annotations"] = Counter(str(outcome) for outcomes in annotations for outcome in outcomes)
             self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
 
@@ -156,7 +166,10 @@ class Coordinator:
             with self.board.stage(
                 f"iteration {iteration}: rollouts and corrections ({domain.name})", len(attempts)
             ) as bar:
-                await gather.correct_all(plan, attempts, episodes, corrections, self.teacher, privileged, bar)
+                limit = gather.answer_seconds(self.config.teacher)
+                await gather.correct_all(plan, attempts, episodes, corrections, self.teacher, privileged, bar, limit)
+            words = [[(word.outcome, word.detail) for word in c.steps] for c in corrections]
+            gather.check_answered(words, self.config.teacher, self.run.path)
             counts = gather.outcomes(episodes, corrections, plan.threshold)
             counts |= self._examples(
                 stage, iteration, [(e, corrections.by_key[e.id]) for e in episodes if e.id in corrections]
@@ -205,7 +218,9 @@ class Coordinator:
             with self.run.records(rollouts, "episodes", Episode, _episode_key) as episodes:
                 with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
                     pairs = [(episodes.by_key[c.episode], c) for c in corrections if c.episode in episodes]
-            result = await self.teacher.realizability.remote(pairs, policy.name, self.config.teacher.gap_steps)
+            call = self.teacher.realizability.remote(pairs, policy.name, self.config.teacher.gap_steps)
+            calls = gather.TeacherCalls(self.config.teacher.answer_timeout)
+            result = await calls.wait(call, "the realizability gap")
             self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
 
@@ -291,7 +306,8 @@ class Coordinator:
             return
         await self.student.load(policy.name, policy.path, self.config.learner.method)
         prompts, completions = self._probe_texts()
-        expected = await _probe.remote(self.config, policy.path, prompts, completions)
+        probe = _probe.remote(self.config, policy.path, prompts, completions)
+        expected = await soon(probe, "the learner's side of the probe", self.config.student.start_timeout)
         worst = await self.student.probe(policy.name, prompts, completions, expected)
         self._serving = policy.name
         self.metrics.log("probe", self._iteration, {"policy": policy.name, "worst": worst})
@@ -327,9 +343,14 @@ class Coordinator:
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
 
     async def _log_spending(self) -> None:
-        """The ledger's sums so far, where the teacher is paid."""
-        if spent := await self.teacher.ledger.remote():
+        """The ledger's sums so far, where the teacher is paid, and what was adapted to its server, said once."""
+        calls = gather.TeacherCalls(self.config.teacher.answer_timeout)
+        if spent := await calls.wait(self.teacher.ledger.remote(), "its ledger"):
             self.metrics.log("teacher", self._iteration, spent)
+            for note in spent.get("notes", ()):
+                if note not in self._notes:
+                    self._notes.append(note)
+                    self.board.say(note)
 
 
 def _episode_key(episode: Episode) -> str:

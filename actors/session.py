@@ -19,6 +19,7 @@ from leap_ray.journal import RunDirectory
 from leap_ray.progress import Board
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
+from leap_ray.teachers.keys import withheld
 
 # One machine runs every actor, most of them waiting for others: it offers more CPUs than it has, or they would not fit.
 LOCAL_CPUS = 8
@@ -30,7 +31,8 @@ def ray_session(verbose: bool) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     local = {} if address else {"num_cpus": max(LOCAL_CPUS, os.cpu_count() or 1)}
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING, **local)
+        with withheld(os.environ):
+            ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING, **local)
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         raise UserError(f"Ray could not be reached or started ({address or 'on this machine'}): {error}") from None
     context = ray.data.DataContext.get_current()
@@ -63,7 +65,7 @@ async def evaluate(
 ) -> dict[str, Any]:
     """Play a panel with one policy of the run. Returns the summary, also kept below `evaluations/`."""
     with Board() as board:
-        async with Coordinator(config, directory, board) as coordinator:
+        async with Coordinator(config, directory, board, teaching=False) as coordinator:
             chosen = find_policy(coordinator, policy)
             await coordinator.deploy(chosen)
             plan = coordinator.plan(domain, panel, tuple(seeds))

@@ -136,8 +136,11 @@ def _run(config: RunConfig, folder: Path, verbose: bool) -> None:
     _print_tables(folder)
 
 
-def preflight(config: RunConfig, folder: Path) -> None:
-    """Everything that can be found wrong before anything starts: student, domains, panels, teacher, room, folder."""
+def preflight(config: RunConfig, folder: Path, *, teaching: bool = True) -> None:
+    """Everything that can be found wrong before anything starts: student, domains, panels, teacher, room, folder.
+
+    `teaching`: whether the teacher will be asked; an evaluation needs no key.
+    """
     from leap_ray.learning.model import check_model, check_trainable
     from leap_ray.teachers.build import check_teacher
 
@@ -149,7 +152,8 @@ def preflight(config: RunConfig, folder: Path) -> None:
     check_room(folder, config.min_free_gib)
     check_model(config.student.model)
     check_trainable(config.student.model)
-    check_teacher(config.teacher)
+    if teaching:
+        check_teacher(config.teacher)
     for domain in config.domains:
         check_domain(domain)
 
@@ -196,7 +200,7 @@ def evaluate(args: Evaluate, overrides: Sequence[str]) -> None:
     panel = env.resolve_panel(args.panel or domain.eval_panel)
     panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.seed)
     env.close()
-    preflight(config, args.run_dir)
+    preflight(config, args.run_dir, teaching=False)
     directory = open_run(config, args.run_dir)
     from actors import session
 

@@ -105,7 +105,7 @@ class TeacherConfig:
     per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted teachers)
     model: str = "claude-opus-5-5"
     base_url: str | None = None  # of the API; null: the SDK's default
-    api_key_env: str | None = None  # environment variable that holds the key; null: ANTHROPIC_API_KEY or OPENAI_API_KEY, by kind
+    api_key_env: str | None = None  # variable of the key; null: ANTHROPIC_API_KEY or OPENAI_API_KEY, by kind
     http_in_private_network: bool = False  # let the key travel over plain http to a host with a private address
     mode: Literal["live", "batch"] = "live"
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
@@ -125,8 +125,8 @@ class TeacherConfig:
     )
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
     batch_quiet: float = 30  # seconds without a new request after which a batch is sent
-    max_failed: float = 0.1  # share of a stage's episodes that may stay without an answer; above it the run stops; 1: any
-    answer_timeout: float = 3600  # seconds in which no episode at all comes back, after which the run stops; a batch: a day more
+    max_failed: float = 0.1  # share of a stage's episodes that may stay unanswered; above it the run stops
+    answer_timeout: float = 3600  # seconds without any episode back, then the run stops; batches: a day more
     gap_steps: int = (
         32  # corrected steps on which each iteration's realizability gap is measured (Definition 3.1); 0: none
     )
@@ -213,7 +213,10 @@ def check(config: RunConfig) -> None:
         (config.teacher.delta < 0, f"teacher.delta: {config.teacher.delta} is below 0"),
         (not 0 <= config.teacher.max_failed <= 1, f"teacher.max_failed: {config.teacher.max_failed} is not in 0…1"),
         (not config.teacher.timeout > 0, f"teacher.timeout: {config.teacher.timeout} is not above 0"),
-        (not config.teacher.answer_timeout > 0, f"teacher.answer_timeout: {config.teacher.answer_timeout} is not above 0"),
+        (
+            not config.teacher.answer_timeout > 0,
+            f"teacher.answer_timeout: {config.teacher.answer_timeout} is not above 0",
+        ),
         (config.teacher.max_retries < 0, f"teacher.max_retries: {config.teacher.max_retries} is below 0"),
         (
             config.teacher.budget_dollars is not None and not config.teacher.budget_dollars >= 0,

@@ -62,9 +62,9 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 def read(text: str, *, step: int | None = None) -> Reading:
     """The answer's content. `step`: the one step (0-based) that a per-step answer is about.
 
-    Models that are not held to the schema put thoughts before the answer, fences and words around it, commas at its end: all that
-    is read the same way for one step and for all. An answer that was cut keeps its whole entries; the caller sees from the missing
-    ones what to ask again.
+    Models that are not held to the schema put thoughts before the answer, fences and words around it, commas at its end: all
+    that is read the same way for one step and for all. An answer that was cut keeps its whole entries; the caller sees from the
+    missing ones what to ask again.
     """
     said = _after_thoughts(text)
     wanted = _one_step if step is not None else _all_steps

@@ -229,9 +229,11 @@ class BatchDesk:
                 search.others.add(name)
             return False
         replies = {key: result for key, result in results.items() if isinstance(result, Reply)}
-        for key in rows.keys() & replies.keys():
-            self._answer(key, rows[key], replies[key])
-        failures = [self._fail(key, rows[key], str(results.get(key, "missing from the results"))) for key in rows.keys() - replies]
+        for key in [key for key in rows if key in replies]:
+            self._answer(key, rows.pop(key), replies[key])
+        failures = [
+            self._fail(key, row, str(results.get(key, "missing from the results"))) for key, row in rows.items()
+        ]
         self.store.set_batch(batch["intent"], "ended", name)
         for failure in filter(None, failures):  # after all of it is in the books: a failure may end the run
             self.health.failed(failure)

@@ -116,7 +116,9 @@ def check_teacher(config: TeacherConfig, key: str | None = None) -> None:
     if config.kind == "openai" and config.mode == "batch":
         raise UserError("teacher.mode: batch is for kind claude; an OpenAI-compatible server is asked live")
     if config.kind == "openai" and config.model == TeacherConfig.model:
-        raise UserError(f"teacher.model is still {config.model!r}, the default of kind claude: name a model of {endpoint(config)}")
+        raise UserError(
+            f"teacher.model is still {config.model!r}, the default of kind claude: name a model of {endpoint(config)}"
+        )
     if config.cache_dir:
         check_local(Path(config.cache_dir).expanduser(), "teacher.cache_dir")
     prices_of(config.model, config.prices)

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from itertools import groupby
 from typing import Any
 
-from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, Turn, Usage, printable, without
+from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, Turn, printable, without
 from leap_ray.teachers.forms import Form
 from leap_ray.teachers.rate import Gate
 from leap_ray.teachers.refusals import Meaning, refusal_of

@@ -1,7 +1,8 @@
 """Where SQLite files may lie: on a local disk. Locks and shared memory of network file systems lose or break them.
 
-The ledger (appended lines) stays in the run's folder wherever that is. Its SQLite file, if that folder is on a network file system,
-lies on this machine, with a pointer beside the ledger; a copy is put back whenever it is closed, for a run that goes on elsewhere.
+The ledger (appended lines) stays in the run's folder wherever that is. Its SQLite file, if that folder is on a network file
+system, lies on this machine, with a pointer beside the ledger; a copy is put back whenever it is closed, for a run that goes on
+elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ NETWORK = frozenset(
         "efs", "virtiofs", "vboxsf", "prl_fs", "acfs", "dlm", "quobyte", "moosefs", "curlftpfs",
     }
 )  # fmt: skip
-LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuse.mergerfs", "fuse.ntfs-3g", "fuse.lxcfs", "fuse.portal", "fuse.ext2fs"})
+LOCAL_FUSE = frozenset(
+    {"fuse.fuse-overlayfs", "fuse.mergerfs", "fuse.ntfs-3g", "fuse.lxcfs", "fuse.portal", "fuse.ext2fs"}
+)
 POINTER = "calls.place.json"
 
 
@@ -60,7 +63,9 @@ def on_network(path: Path) -> str:
 def check_local(path: Path, setting: str) -> None:
     """Raises UserError for a folder in which several processes would share a SQLite file over the network."""
     if kind := on_network(path):
-        raise UserError(f"{setting}: {path} is on a network file system ({kind}), where SQLite loses data: name a local folder")
+        raise UserError(
+            f"{setting}: {path} is on a network file system ({kind}), where SQLite loses data: name a local folder"
+        )
 
 
 class Place:
@@ -83,8 +88,8 @@ class Place:
         if last and {**last, "clean": False} != here:
             if not last.get("clean"):
                 raise UserError(
-                    f"the teacher's answers of this run are on {last['host']} in {last['path']}: go on there, or copy that file to "
-                    f"{self.copy} and remove {pointer}"
+                    f"the teacher's answers of this run are on {last['host']} in {last['path']}: go on there, or copy that file "
+                    f"to {self.copy} and remove {pointer}"
                 )
             last = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,11 +113,16 @@ class Place:
 def _local(folder: Path) -> Path:
     """A folder of this machine's own disk for that run."""
     name = f"teacher-{digest(str(folder.resolve()))}"
-    for root in (cache_folder() / "teachers", Path(tempfile.gettempdir()) / f"leap-ray-{os.getuid()}", Path("/var/tmp")):
+    for root in (
+        cache_folder() / "teachers",
+        Path(tempfile.gettempdir()) / f"leap-ray-{os.getuid()}",
+        Path("/var/tmp"),
+    ):
         if not on_network(root):
             return root / name
     raise UserError(
-        f"{folder} and this machine's caches are on network file systems, where SQLite loses data: set LEAP_RAY_CACHE to a local folder"
+        f"{folder} and this machine's caches are on network file systems, where SQLite loses data: set LEAP_RAY_CACHE to a "
+        "local folder"
     )
 
 

@@ -43,7 +43,9 @@ _LIMIT_NAME = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _EFFORT = re.compile(r"effort", re.IGNORECASE)
-_STRICT = re.compile(r"\bstrict\b.{0,60}" + _UNKNOWN + r"|" + _UNKNOWN + r".{0,60}\bstrict\b", re.IGNORECASE | re.DOTALL)
+_STRICT = re.compile(
+    r"\bstrict\b.{0,60}" + _UNKNOWN + r"|" + _UNKNOWN + r".{0,60}\bstrict\b", re.IGNORECASE | re.DOTALL
+)
 _CACHE = re.compile(r"cache_control.{0,80}" + _UNKNOWN, re.IGNORECASE | re.DOTALL)
 _LENGTH = re.compile(
     r"context[ _](length|window|size|limit)|max_(completion_|new_|output_|total_)?tokens`?'?.{0,60}"
@@ -176,7 +178,9 @@ def _less_structure(form: Form, text: str, request: Request, chat: bool) -> tupl
     if at == 0 and has_enum(request.schema) and not _SCHEMA_UNKNOWN.search(text) and _TOO_LARGE.search(text):
         return dataclasses.replace(form, structure="no enum"), "a schema that does not list the actions"
     if at < 2 and chat:
-        return dataclasses.replace(form, structure="json object"), "a JSON object without a schema; the prompt tells its form"
+        return dataclasses.replace(
+            form, structure="json object"
+        ), "a JSON object without a schema; the prompt tells its form"
     if at < 3:
         return dataclasses.replace(form, structure="text"), "no structured output; the prompt tells the form"
     return None

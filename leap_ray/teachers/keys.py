@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -27,6 +29,7 @@ SERVICES = {
     "claude": Service("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "https://api.anthropic.com", "anthropic.com"),
     "openai": Service("OPENAI_API_KEY", "OPENAI_BASE_URL", "https://api.openai.com/v1", "openai.com"),
 }
+_KEY_NAME = re.compile(r"^(?!RAY_).*(_API_KEY|_AUTH_TOKEN)$")  # not HF_TOKEN and Ray's own, which other processes need
 FILLER = "none"  # sent in place of a key where a server wants none: the SDK insists on one
 
 
@@ -50,6 +53,18 @@ def without_keys(environment: Mapping[str, str], config: TeacherConfig | None = 
     """The environment without the keys of any provider, and without this teacher's."""
     names = {service.key for service in SERVICES.values()} | ({key_variable(config)} if config else set())
     return {name: value for name, value in environment.items() if name not in names}
+
+
+@contextmanager
+def withheld(environment: MutableMapping[str, str]) -> Iterator[None]:
+    """Without keys for as long as this lasts: processes that are started meanwhile, and theirs, have none."""
+    secrets = {name: value for name, value in environment.items() if _KEY_NAME.search(name) or value.startswith("sk-")}
+    for name in secrets:
+        del environment[name]
+    try:
+        yield
+    finally:
+        environment.update(secrets)
 
 
 def check_key(config: TeacherConfig, key: str) -> str:
@@ -88,8 +103,8 @@ def _check_owner(config: TeacherConfig, variable: str, key: str, address: SplitR
         own = config.kind == kind or host == service.home or host.endswith(f".{service.home}")
         if not own and (variable == service.key or (kind == "claude" and key.startswith("sk-ant-"))):
             raise UserError(
-                f"teacher.api_key_env: {variable} holds the key of {service.home}, and teacher.kind {config.kind!r} would send it "
-                f"to {host}: name the variable of that server's key (default {SERVICES[config.kind].key})"
+                f"teacher.api_key_env: {variable} holds the key of {service.home}, and teacher.kind {config.kind!r} would send "
+                f"it to {host}: name the variable of that server's key (default {SERVICES[config.kind].key})"
             )
 
 
@@ -107,7 +122,9 @@ def _check_wire(config: TeacherConfig, variable: str, address: SplitResult) -> N
     remedy = "use https, or unset the variable if the server wants no key"
     if private:
         remedy = f"{remedy}, or set teacher.http_in_private_network if that network is trusted"
-    raise UserError(f"teacher.base_url: the key in {variable} would travel to {host} over http, readable on the way: {remedy}")
+    raise UserError(
+        f"teacher.base_url: the key in {variable} would travel to {host} over http, readable on the way: {remedy}"
+    )
 
 
 def _numbers(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -79,7 +79,9 @@ class OpenAIProvider:
             )
             reply = _reply(self._adapter.body(raw.http_response.text), request)
         except Exception as error:
-            unreadable = not isinstance(error, self._errors.APIStatusError | self._errors.APIConnectionError | CallFailed)
+            unreadable = not isinstance(
+                error, self._errors.APIStatusError | self._errors.APIConnectionError | CallFailed
+            )
             raise
         finally:
             del self._calls[name]
@@ -136,5 +138,7 @@ def _usage(used: Any, request: Request, text: str, stop: Stop) -> Any:
 def _text(content: Any) -> str:
     """The answer's text: a string, or parts of which some may be thoughts."""
     if isinstance(content, list):
-        content = "".join(str(part(item, "text") or "") for item in content if part(item, "type") in ("text", "output_text"))
+        content = "".join(
+            str(part(item, "text") or "") for item in content if part(item, "type") in ("text", "output_text")
+        )
     return printable(content) if isinstance(content, str) else ""

@@ -1,8 +1,8 @@
 """What a provider's error means: for this request, for every request, or for the form in which requests are sent.
 
 Providers agree on neither status nor code, so an error is recognised by its structure where it has one (code, parameter), and
-by the words that real servers use: Anthropic, OpenAI, Azure, vLLM, SGLang, llama.cpp, Ollama, LM Studio, TGI, LiteLLM, OpenRouter,
-Groq, Together, Mistral, DeepSeek, Gemini.
+by the words that real servers use: Anthropic, OpenAI, Azure, vLLM, SGLang, llama.cpp, Ollama, LM Studio, TGI, LiteLLM,
+OpenRouter, Groq, Together, Mistral, DeepSeek, Gemini.
 """
 
 from __future__ import annotations

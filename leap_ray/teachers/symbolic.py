@@ -75,11 +75,12 @@ class SymbolicTeacher:
         advices, trouble = self._replay(episode, "demonstrator", episode.seed)
         if trouble:
             raise UserError(f"demonstration of {episode.task.id!r}: {trouble}")
-        steps = []
+        steps, outcomes = [], []
         for step, advice in zip(episode.steps, advices):
             same = advice is not None and advice.action == step.action and bool(advice.reason)
             steps.append(dataclasses.replace(step, reason=advice.reason) if advice and same else step)
-        return dataclasses.replace(episode, steps=tuple(steps))
+            outcomes.append(Outcome.CORRECTED if same else Outcome.SKIPPED if advice else Outcome.NO_PLAN)
+        return dataclasses.replace(episode, steps=tuple(steps), annotations=tuple(outcomes))
 
     def _replay(self, episode: Episode, kind: str, seed: int) -> tuple[list[Advice | None], str]:
         """(the expert's advice before each step, "") or as many as could be had and what stopped the replay."""

@@ -54,7 +54,9 @@ class Adapter:
         if change is None:
             return False
         self.form, words = change
-        self.note(f"{request.model}: from now on {words} (the server said: {without(self._secret, refusal.detail)[:200]})")
+        self.note(
+            f"{request.model}: from now on {words} (the server said: {without(self._secret, refusal.detail)[:200]})"
+        )
         return True
 
     def note(self, words: str) -> None:
