@@ -111,7 +111,7 @@ def _after_thoughts(text: str) -> str:
     """The answer without the model's thoughts before it; nothing where the thoughts never end."""
     if _parsed(text) is not None:
         return text
-    before, mark, after = text.rpartition(_THOUGHTS_END)
+    _, mark, after = text.rpartition(_THOUGHTS_END)
     if mark and "{" in after:
         return after
     return "" if text.lstrip().startswith("<think>") and not mark else text

@@ -21,7 +21,10 @@ SPARE = 64  # tokens between an estimated prompt and its answer, and of a chat's
 GUESS = 0.4  # tokens a character of a prompt, until a server has counted one
 STRUCTURES = ("schema", "no enum", "json object", "text")  # each asks less of the server than the one before
 
-_UNKNOWN = r"(not[ _]supported|unsupported|not[ _]support|unrecogni[sz]ed|unknown|not permitted|not allowed|unexpected|extra|invalid)"
+_UNKNOWN = (
+    r"(not[ _]supported|unsupported|not[ _]support|unrecogni[sz]ed|unknown|not permitted|not allowed|unexpected|"
+    r"extra|invalid)"
+)
 _STRUCTURE = re.compile(
     r"response_?format|json_?schema|json[ _]object|output_config|output_format|structured[ _]output|guided|grammar|\benum\b|"
     r"schema|too many states|json mode|requested parameters",
@@ -190,9 +193,9 @@ def _shorter(form: Form, text: str, request: Request) -> tuple[Form, str] | None
     """A form with a shorter answer, from the server's own numbers where it tells any."""
     plain = re.sub(r"(?<=\d)[,_](?=\d{3})", "", text.lower())
     sent = form.room(request)
-    if (most := _number(_ANSWER, plain)) and most < sent:
+    context, prompt, most = (_number(patterns, plain) for patterns in (_CONTEXT, _PROMPT, _ANSWER))
+    if most and most < sent and not (context and prompt):
         return dataclasses.replace(form, most=most), f"answers of at most {most} tokens"
-    context, prompt = _number(_CONTEXT, plain), _number(_PROMPT, plain)
     if context is not None:
         counted = max(form.per_character, 1.05 * prompt / max(1, request.characters)) if prompt else form.per_character
         changed = dataclasses.replace(form, context=context, per_character=counted)
