@@ -231,12 +231,13 @@ class BatchDesk:
         replies = {key: result for key, result in results.items() if isinstance(result, Reply)}
         for key in [key for key in rows if key in replies]:
             self._answer(key, rows.pop(key), replies[key])
-        failures = [
-            self._fail(key, row, str(results.get(key, "missing from the results"))) for key, row in rows.items()
-        ]
+        details = {key: str(results.get(key, "missing from the results")) for key in rows}
+        failures = {key: failure for key, row in rows.items() if (failure := self._fail(key, row, details[key]))}
         self.store.set_batch(batch["intent"], "ended", name)
-        for failure in filter(None, failures):  # after all of it is in the books: a failure may end the run
+        for failure in failures.values():  # all of it is in the books, and nobody was told: a failure may end the run
             self.health.failed(failure)
+        for key, failure in failures.items():
+            self._resolve(key, Answer(key, stop=Stop.FAILED, detail=failure.detail))
         return True
 
     def _answer(self, key: str, row: int, reply: Reply) -> None:
@@ -247,7 +248,7 @@ class BatchDesk:
         self._resolve(key, answer)
 
     def _fail(self, key: str, row: int, detail: str) -> CallFailed | None:
-        """A request without an answer goes into another batch, or is given up: then what it says of other requests."""
+        """Book a request without an answer, and gather it for another batch; else its failure, which nobody was told yet."""
         permanent, request = detail.startswith(PERMANENT), self._requests.get(key)
         meaning = refusal_of(400, detail).meaning if permanent else Meaning.THIS
         if meaning is Meaning.FLAGGED and self.health.answered:
@@ -263,7 +264,6 @@ class BatchDesk:
             self._gathered[key] = request  # its reservation stays
             self._last = time.monotonic()
             return None
-        self._resolve(key, Answer(key, stop=Stop.FAILED, detail=detail))
         return CallFailed(detail, meaning)
 
     def _give_up(self, intent: str, detail: str, *, final: bool = False) -> None:
@@ -272,8 +272,8 @@ class BatchDesk:
             if final:
                 self.store.failed(row, detail, Attempts(sent=1))
                 self._resolve(key, Answer(key, stop=Stop.FAILED, detail=detail))
-            else:
-                self._fail(key, row, detail)
+            elif failure := self._fail(key, row, detail):
+                self._resolve(key, Answer(key, stop=Stop.FAILED, detail=failure.detail))
         self.store.set_batch(intent, "ended", None)
 
     def _resolve(self, key: str, answer: Answer) -> None:

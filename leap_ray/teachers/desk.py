@@ -121,6 +121,7 @@ class Desk:
         usage: Usage | None = None
         try:
             pace = await self.gate.enter(request)
+            self.health.check()
             row = self.books.open_row(request)
             answer, name, error = await self._call(request, attempts)
             usage = None if error else answer.usage

@@ -19,6 +19,7 @@ class Health:
     def __init__(self, model: str, *, answered: bool) -> None:
         self.model = model
         self.answered = answered
+        self.hopeless: UserError | None = None  # why nothing more is asked
         self._alike: dict[str, int] = {}
         self._silent = 0
 
@@ -27,17 +28,27 @@ class Health:
         self.answered = True
         self._silent = 0
 
+    def check(self) -> None:
+        """Raises the UserError that an earlier call ended with, for those that wait for their turn."""
+        if self.hopeless is not None:
+            raise UserError(str(self.hopeless))
+
     def failed(self, error: CallFailed) -> None:
         """One call was not. Raises UserError where no other one can be expected to be."""
+        self.hopeless = self.hopeless or self._judged(error)
+        self.check()
+
+    def _judged(self, error: CallFailed) -> UserError | None:
         words = _PARTICULAR.sub("#", error.detail)
         self._alike[words] = self._alike.get(words, 0) + 1
         self._silent = self._silent + 1 if error.meaning is Meaning.LATER else 0
         if error.fatal or (error.meaning is Meaning.FORBIDDEN and not self.answered):
-            raise cannot_be_asked(self.model, error.detail)
+            return cannot_be_asked(self.model, error.detail)
         if not self.answered and self._alike[words] >= ALIKE:
-            raise cannot_be_asked(self.model, f"the first {ALIKE} calls all failed alike: {error.detail}")
+            return cannot_be_asked(self.model, f"the first {ALIKE} calls all failed alike: {error.detail}")
         if self._silent >= SILENT:
-            raise cannot_be_asked(self.model, f"{SILENT} calls in a row had no answer, the last one: {error.detail}")
+            return cannot_be_asked(self.model, f"{SILENT} calls in a row had no answer, the last one: {error.detail}")
+        return None
 
 
 def cannot_be_asked(model: str, detail: str) -> UserError:

@@ -86,7 +86,7 @@ QUIRKS = {
         openai_error(
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
             code="invalid_request_body",
-        ),  # fmt: skip
+        ),
     ),
     "pydantic": without(
         "max_tokens",
@@ -124,7 +124,7 @@ QUIRKS = {
                     "status": "INVALID_ARGUMENT",
                 }
             }
-        ],  # fmt: skip
+        ],
     ),
     "mistral template": no_system(
         400, vllm_error("Conversation roles must alternate user/assistant/user/assistant/...")
@@ -141,8 +141,8 @@ QUIRKS = {
         "response_format",
         400,
         openai_error(
-            "litellm.UnsupportedParamsError: ollama does not support parameters: ['response_format'], for model=m. To drop these, "
-            "set `litellm.drop_params=True`",
+            "litellm.UnsupportedParamsError: ollama does not support parameters: ['response_format'], for model=m. To drop "
+            "these, set `litellm.drop_params=True`",
             code="400",
         ),
     ),
@@ -167,7 +167,7 @@ QUIRKS = {
                 "message": "The specified schema produces a constraint that has too many states for serving.",
                 "status": "INVALID_ARGUMENT",
             }
-        },  # fmt: skip
+        },
     ),
     "llama.cpp grammar": no_enum(
         400,
@@ -247,16 +247,16 @@ def window(context, message, status=400, **parts):
 WINDOWS = {
     "openai": "This model's maximum context length is {context} tokens. However, you requested {total} tokens ({prompt} in the "
     "messages, {answer} in the completion). Please reduce the length of the messages or completion.",
-    "vllm": "'max_tokens' or 'max_completion_tokens' is too large: {answer}. This model's maximum context length is {context} tokens "
-    "and your request has {prompt} input tokens ({answer} > {context} - {prompt}).",
-    "vllm 0.20": "This model's maximum context length is {context} tokens. However, you requested {answer} output tokens and your "
-    "prompt contains at least {prompt} input tokens, for a total of at least {total} tokens.",
+    "vllm": "'max_tokens' or 'max_completion_tokens' is too large: {answer}. This model's maximum context length is {context} "
+    "tokens and your request has {prompt} input tokens ({answer} > {context} - {prompt}).",
+    "vllm 0.20": "This model's maximum context length is {context} tokens. However, you requested {answer} output tokens and "
+    "your prompt contains at least {prompt} input tokens, for a total of at least {total} tokens.",
     "tgi": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= {context}. Given: {prompt} `inputs` tokens and "
     "{answer} `max_new_tokens`",
-    "sglang": "Requested token count exceeds the model's maximum context length of {context} tokens. You requested a total of {total} "
-    "tokens: {prompt} tokens from the input messages and {answer} tokens for the completion.",
-    "openrouter": "This endpoint's maximum context length is {context} tokens. However, you requested about {total} tokens ({prompt} of "
-    "text input, {answer} in the output).",
+    "sglang": "Requested token count exceeds the model's maximum context length of {context} tokens. You requested a total of "
+    "{total} tokens: {prompt} tokens from the input messages and {answer} tokens for the completion.",
+    "openrouter": "This endpoint's maximum context length is {context} tokens. However, you requested about {total} tokens "
+    "({prompt} of text input, {answer} in the output).",
     "no numbers": "max_tokens is too large for this model",
 }
 
@@ -302,9 +302,9 @@ async def test_a_prompt_that_no_context_holds_costs_its_episode_alone(tmp_path):
 
 HOPELESS = {
     "openai quota": (429, openai_error("You exceeded your current quota, please check your plan and billing details.",
-                                       code="insufficient_quota", kind="insufficient_quota")),  # fmt: skip
+                                       code="insufficient_quota", kind="insufficient_quota")),
     "openai inactive": (429, openai_error("Your account is not active, please check your billing details on our website.",
-                                          code="billing_not_active", kind="billing_not_active")),  # fmt: skip
+                                          code="billing_not_active", kind="billing_not_active")),
     "openai limit": (400, openai_error("Billing hard limit has been reached", code="billing_hard_limit_reached")),
     "openai model": (404, openai_error("The model `m` does not exist or you do not have access to it.", code="model_not_found")),
     "deepseek": (402, openai_error("Insufficient Balance", kind="unknown_error")),
@@ -318,11 +318,11 @@ HOPELESS = {
     "ollama model": (404, openai_error("model 'm' not found, try pulling it first", kind="api_error")),
     "studio": (400, openai_error("No models loaded. Please load a model in the developer page or use the `lms load` command.")),
     "deactivated": (401, openai_error("The OpenAI account associated with this API key has been deactivated.",
-                                      code="account_deactivated")),  # fmt: skip
+                                      code="account_deactivated")),
     "forbidden": (403, openai_error("You are not allowed to sample from this model.")),
     "proxy page": (404, "<html><head><title>404</title></head><body><h1>Not Found</h1>nginx</body></html>"),
     "redirect": (307, ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOPELESS)
@@ -342,7 +342,7 @@ async def test_the_first_answers_all_refused_alike_end_the_stage(tmp_path):
         return 400, openai_error(f"The frobnicator is not aligned (request {next(count)}, req_{next(count):08x})")
 
     async with ChatServer(odd) as server:
-        with pytest.raises(UserError, match="first 5 calls all failed alike.*frobnicator"):
+        with pytest.raises(UserError, match=r"first 5 calls all failed alike.*frobnicator"):
             await corrected(tmp_path, server, wandering(20))
     assert len(server.statuses) == 5
 
@@ -366,7 +366,7 @@ async def test_an_outage_ends_the_stage_and_scattered_failures_do_not(tmp_path):
             down[:] = [True] * (number % 3 == 1)
             await made.correct(episode, privileged(episode))
         down[:] = [True]
-        with pytest.raises(UserError, match="20 calls in a row had no answer.*upstream is down"):
+        with pytest.raises(UserError, match=r"20 calls in a row had no answer.*upstream is down"):
             for episode in episodes[10:]:
                 await made.correct(episode, privileged(episode))
         await made.close()
@@ -382,7 +382,7 @@ async def test_an_outage_ends_the_stage_and_scattered_failures_do_not(tmp_path):
                 "again in 2s. Visit https://platform.openai.com/account/billing to add a payment method.",
                 code="rate_limit_exceeded",
             ),
-        ),  # fmt: skip
+        ),
         (
             429,
             [
@@ -395,7 +395,7 @@ async def test_an_outage_ends_the_stage_and_scattered_failures_do_not(tmp_path):
                     }
                 }
             ],
-        ),  # fmt: skip
+        ),
         (503, openai_error("The model is overloaded")),
     ],
 )
