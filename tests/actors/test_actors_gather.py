@@ -1,11 +1,15 @@
 """What a stage gathers, and what it asks for again when it was interrupted. No Ray: pool and teacher are plain objects."""
 
 import asyncio
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from actors.gather import Plan, correct_all, outcomes
+from actors.gather import Plan, TeacherCalls, check_answered, correct_all, demonstrate_all, outcomes
+from leap_ray.config import TeacherConfig
+from leap_ray.errors import UserError
 from leap_ray.journal import Records
 from leap_ray.progress import Board
 from leap_ray.tasks import Panel
@@ -66,3 +70,141 @@ async def test_what_lacked_money_or_an_answer_is_asked_again_and_nothing_else(tm
 async def test_the_kl_that_was_used_is_averaged(tmp_path):
     who = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go", f"KL 0.{e.task.id[1]} nats, beta 0.5"))
     assert (await gather(tmp_path, Pool(), who))["kl"] == pytest.approx(0.15)
+
+
+# --- a stage that lacks answers is not done
+
+
+def words(*kinds):
+    """Episodes of four steps whose steps all have this outcome."""
+    return [[(kind, "HTTP 503: down")] * 4 for kind in kinds]
+
+
+GOOD, LOST, POOR = Outcome.CORRECTED, Outcome.FAILED, Outcome.BUDGET
+
+
+@pytest.mark.parametrize(
+    "answers, settings, done",
+    [
+        ([], {}, True),
+        (words(*[GOOD] * 20), {}, True),
+        (words(*[LOST] * 20), {}, False),
+        (words(*[GOOD] * 17, *[LOST] * 3), {}, False),
+        (words(*[GOOD] * 18, *[LOST] * 2), {}, True),
+        (words(*[GOOD] * 18, *[LOST] * 2), {"max_failed": 0.05}, False),
+        (words(*[GOOD] * 19, LOST), {"max_failed": 0.0}, False),
+        (words(GOOD, GOOD, LOST), {}, True),  # one bad episode costs itself, however few there are
+        (words(LOST), {}, False),
+        (words(*[GOOD] * 199, POOR), {}, False),
+        (words(*[POOR] * 20), {"max_failed": 1.0}, True),
+        (words(*[LOST] * 20), {"max_failed": 1.0}, True),
+        (words(*[Outcome.REFUSED] * 9, *[Outcome.REVEALS] * 9, *[Outcome.UNPARSED] * 9), {}, True),
+        ([[*words(GOOD)[0][:3], (LOST, "x")]] * 20, {}, False),  # a quarter of all steps
+        ([[], *words(GOOD)], {}, True),
+    ],
+)
+def test_a_stage_is_done_when_few_answers_are_missing(answers, settings, done):
+    config = TeacherConfig(kind="claude", budget_dollars=5.0, **settings)
+    if done:
+        check_answered(answers, config, Path("runs/x"))
+        return
+    with pytest.raises(UserError, match=r"the stage is not done.*`leap-ray resume runs/x.*--teacher\.max-failed 1") as caught:
+        check_answered(answers, config, Path("runs/x"))
+    poor = any(kind is POOR for episode in answers for kind, _ in episode)
+    assert ("--teacher.budget-dollars 10" in str(caught.value)) == poor
+
+
+async def test_a_correction_whose_episode_was_lost_is_made_anew(tmp_path):
+    who = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    await gather(tmp_path, Pool(), who)
+    journal = tmp_path / "e.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([lines[0][:40], *lines[1:]]) + "\n")  # one line was torn
+    counts = await gather(tmp_path, Pool(), who)
+    assert len(who.asked) == 5 and counts["outcomes"] == {"corrected": 4}
+    text = (tmp_path / "c.jsonl").read_text()
+    (tmp_path / "c.jsonl").write_text(text.replace('"steps":[', '"steps":[{"t":0,"outcome":"agreed"},', 1))
+    assert (await gather(tmp_path, Pool(), who))["steps"] == 4, "a correction of another episode's length is no correction"
+
+
+# --- limits on the teacher's calls
+
+
+async def test_a_teacher_that_brings_nothing_back_stops_the_run():
+    calls = TeacherCalls(0.2)
+    with pytest.raises(UserError, match=r"has not answered for 0 s \(asked for the correction of t1\)"):
+        await calls.wait(asyncio.Event().wait(), "the correction of t1")
+
+
+async def test_a_teacher_with_much_to_do_may_take_its_time():
+    """Each waits longer than the limit, but something comes back all the time."""
+    calls = TeacherCalls(0.5)
+
+    async def late(seconds):
+        await asyncio.sleep(seconds)
+        return seconds
+
+    waits = [0.1 * n for n in range(1, 13)]
+    assert await asyncio.gather(*(calls.wait(late(seconds), "x") for seconds in waits)) == waits
+
+
+async def test_a_stuck_teacher_ends_the_stage_and_what_was_played_is_kept(tmp_path):
+    async def never(episode, state):
+        await asyncio.Event().wait()
+
+    stuck, pool = SimpleNamespace(correct=SimpleNamespace(remote=never)), Pool()
+    plan = Plan(pool, Panel.of("d", "train", TASKS), (0,), 5, 0.0)
+    with (
+        Records(tmp_path / "e.jsonl", Episode, lambda e: e.id) as episodes,
+        Records(tmp_path / "c.jsonl", Correction, lambda c: c.episode) as corrections,
+        Board() as board,
+        board.stage("rollouts", 4) as stage,
+    ):
+        with pytest.raises(UserError, match=r"teacher\.answer_timeout"):
+            attempts = plan.attempts("base", Sampling(), 100)
+            await correct_all(plan, attempts, episodes, corrections, stuck, False, stage, 0.2)
+    rich = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    await gather(tmp_path, pool, rich)
+    assert len(pool.played) == 4 and len(rich.asked) == 4
+
+
+# --- annotations
+
+
+class Experts(Pool):
+    async def demonstrate(self, task, seed, actions):
+        self.played.append(task.id)
+        step = Step("a room", ("go",), "old", "go", True, 1.0)
+        return Episode(task, seed, "expert:demonstrator", "", (step,), "", 1.0, True, Finish.SUCCESS)
+
+    async def tokenize(self, episode):
+        return episode
+
+
+def annotator(outcome):
+    async def annotate(episode):
+        kept = outcome if episode.task.id == "t1" else Outcome.CORRECTED
+        return dataclasses.replace(episode, annotations=(kept,))
+
+    return SimpleNamespace(annotate=SimpleNamespace(remote=annotate))
+
+
+async def demonstrations(folder, pool, who):
+    plan = Plan(pool, Panel.of("d", "train", TASKS), (0,), 5, 0.0)
+    with (
+        Records(folder / "e.jsonl", Episode, lambda e: e.id) as episodes,
+        Board() as board,
+        board.stage("demonstrations", 4) as stage,
+    ):
+        await demonstrate_all(plan, episodes, who, True, stage)
+        episodes.to_parquet()
+        return {e.task.id: e.annotations for e in episodes}
+
+
+@pytest.mark.parametrize("lack, again", [(Outcome.BUDGET, 1), (Outcome.FAILED, 1), (Outcome.REFUSED, 0), (Outcome.REVEALS, 0)])
+async def test_a_demonstration_without_its_reasons_is_made_once_more(tmp_path, lack, again):
+    pool = Experts()
+    first = await demonstrations(tmp_path, pool, annotator(lack))
+    assert first["t1"] == (lack,) and first["t0"] == (Outcome.CORRECTED,)
+    second = await demonstrations(tmp_path, pool, annotator(Outcome.CORRECTED))
+    assert len(pool.played) == 4 + again and second["t1"] == ((Outcome.CORRECTED,) if again else (lack,))
