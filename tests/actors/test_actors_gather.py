@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from actors.coordinator import Coordinator, Policy
 from actors.gather import Plan, TeacherCalls, check_answered, correct_all, demonstrate_all, outcomes
-from leap_ray.config import TeacherConfig
+from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
 from leap_ray.errors import UserError
-from leap_ray.journal import Records
+from leap_ray.journal import Records, RunDirectory
 from leap_ray.progress import Board
+from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
 from leap_ray.types import Correction, Episode, Finish, Outcome, Sampling, Step, StepCorrection, Task
 
@@ -108,7 +110,9 @@ def test_a_stage_is_done_when_few_answers_are_missing(answers, settings, done):
     if done:
         check_answered(answers, config, Path("runs/x"))
         return
-    with pytest.raises(UserError, match=r"the stage is not done.*`leap-ray resume runs/x.*--teacher\.max-failed 1") as caught:
+    with pytest.raises(
+        UserError, match=r"the stage is not done.*`leap-ray resume runs/x.*--teacher\.max-failed 1"
+    ) as caught:
         check_answered(answers, config, Path("runs/x"))
     poor = any(kind is POOR for episode in answers for kind, _ in episode)
     assert ("--teacher.budget-dollars 10" in str(caught.value)) == poor
@@ -124,7 +128,9 @@ async def test_a_correction_whose_episode_was_lost_is_made_anew(tmp_path):
     assert len(who.asked) == 5 and counts["outcomes"] == {"corrected": 4}
     text = (tmp_path / "c.jsonl").read_text()
     (tmp_path / "c.jsonl").write_text(text.replace('"steps":[', '"steps":[{"t":0,"outcome":"agreed"},', 1))
-    assert (await gather(tmp_path, Pool(), who))["steps"] == 4, "a correction of another episode's length is no correction"
+    assert (await gather(tmp_path, Pool(), who))["steps"] == 4, (
+        "a correction of another episode's length is no correction"
+    )
 
 
 # --- limits on the teacher's calls
@@ -201,10 +207,60 @@ async def demonstrations(folder, pool, who):
         return {e.task.id: e.annotations for e in episodes}
 
 
-@pytest.mark.parametrize("lack, again", [(Outcome.BUDGET, 1), (Outcome.FAILED, 1), (Outcome.REFUSED, 0), (Outcome.REVEALS, 0)])
+@pytest.mark.parametrize(
+    "lack, again", [(Outcome.BUDGET, 1), (Outcome.FAILED, 1), (Outcome.REFUSED, 0), (Outcome.REVEALS, 0)]
+)
 async def test_a_demonstration_without_its_reasons_is_made_once_more(tmp_path, lack, again):
     pool = Experts()
     first = await demonstrations(tmp_path, pool, annotator(lack))
     assert first["t1"] == (lack,) and first["t0"] == (Outcome.CORRECTED,)
     second = await demonstrations(tmp_path, pool, annotator(Outcome.CORRECTED))
     assert len(pool.played) == 4 + again and second["t1"] == ((Outcome.CORRECTED,) if again else (lack,))
+
+
+# --- the coordinator's stage
+
+
+class Rollouts(Pool):
+    """Loses every game of the lockers."""
+
+    async def privileged(self, task):
+        return None
+
+
+def coordinator(folder, who, **settings):
+    """A run's coordinator up to where training data are written; no cluster is started."""
+    domain = DomainConfig("experiments.own_environment:Lockers", train_tasks=4, demo_tasks=0)
+    config = RunConfig("r", (domain,), teacher=TeacherConfig(kind="claude", budget_dollars=5.0, **settings))
+    made = object.__new__(Coordinator)
+    made.config, made.run, made.board, made.teacher = config, RunDirectory(folder), Board(), who
+    made.prompter = SimpleNamespace(end_id=0)
+    made.pools = {domain.name: Rollouts()}
+    made.panels = {(domain.name, "train"): Panel.of("lockers", "train", TASKS)}
+    return made
+
+
+@pytest.mark.parametrize(
+    "lack, remedy", [(Outcome.BUDGET, r"--teacher\.budget-dollars 10"), (Outcome.FAILED, r"most often: HTTP 503")]
+)
+async def test_a_stage_without_its_answers_stays_undone_and_resume_asks_for_the_rest(tmp_path, lack, remedy):
+    poor = teacher(
+        lambda e: StepCorrection(0, lack if e.task.id != "t0" else Outcome.CORRECTED, "why", "go", "HTTP 503")
+    )
+    first = coordinator(tmp_path, poor)
+    with pytest.raises(UserError, match=remedy) as caught:
+        await first.correct(1, Policy(BASE))
+    assert f"leap-ray resume {tmp_path}" in str(caught.value)
+    assert not list(tmp_path.rglob("done.json")), "else nothing would ask again"
+    first.run.close()
+
+    class Examples(Exception):
+        """Reached what comes after the corrections."""
+
+    rich = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    second = coordinator(tmp_path, rich)
+    second._examples = lambda *_: (_ for _ in ()).throw(Examples)
+    with pytest.raises(Examples):
+        await second.correct(1, Policy(BASE))
+    assert sorted(rich.asked) == ["t1", "t2", "t3"] and not second.pools[second.config.domains[0].name].played
+    second.run.close()

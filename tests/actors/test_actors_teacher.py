@@ -81,30 +81,35 @@ async def test_a_paid_teacher_needs_no_cpu_and_has_the_key_to_itself(ray_session
     monkeypatch.setenv("DRIVERS_OWN_KEY", "sk-test-only-here")  # set after Ray: no process of Ray's has it
     async with AnthropicServer(key="sk-test-only-here") as server:
         config = TeacherConfig(kind="claude", base_url=server.url, api_key_env="DRIVERS_OWN_KEY")
+        guest = ray.remote(num_cpus=ray.available_resources()["CPU"])(Guest).remote()
+        await guest.ready.remote()  # no CPU is free now, as on a head that has none
         teacher = start_teacher(config, LOCKERS, tmp_path)
         episode, state = played(0)
-        correction = await teacher.correct.remote(episode, state)
+        async with asyncio.timeout(120):
+            correction = await teacher.correct.remote(episode, state)
+        ray.kill(guest)
         pid = await teacher.process.remote()
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert Outcome.FAILED not in {step.outcome for step in correction.steps}
     assert b"sk-test-only-here" not in environment
-    assert actor_cpus(teacher) == 0.0
     os.kill(json.loads((tmp_path / "sender.json").read_text())["pid"], signal.SIGTERM)
     ray.kill(teacher)
 
 
-def actor_cpus(handle) -> float:
-    """CPUs that Ray sets aside for a running actor."""
-    from ray.util.state import get_actor
+class Guest:
+    """Takes CPUs."""
 
-    return float((get_actor(handle._actor_id.hex()).required_resources or {}).get("CPU", 0.0))
+    async def ready(self) -> None:
+        """Once it has them."""
 
 
 async def test_a_fault_costs_its_episode_alone(ray_session, tmp_path):
     teacher = start_teacher(TeacherConfig(kind="claude", api_key_env=KEY_VARIABLE), LOCKERS, tmp_path)
     episode, _ = played(0)
     correction = await teacher.correct.remote(episode, None)  # a prompted teacher cannot do without privileged state
-    assert {step.outcome for step in correction.steps} == {Outcome.FAILED} and len(correction.steps) == len(episode.steps)
+    assert {step.outcome for step in correction.steps} == {Outcome.FAILED} and len(correction.steps) == len(
+        episode.steps
+    )
     assert "AttributeError" in correction.steps[0].detail
     assert await teacher.ready.remote()
     ray.kill(teacher)

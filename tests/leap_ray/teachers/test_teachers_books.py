@@ -48,7 +48,9 @@ def test_the_bound_is_above_what_a_call_can_cost():
     assert prices.bound(request) > prices.dollars(Usage(cache_write=len(text) // 3, output=request.max_tokens))
 
 
-@pytest.mark.parametrize("text", ["7391" * 500, "\u13a0\U00013000" * 300, "}{[]~^" * 300, "zqxjv" * 300, "go to drawer 12\n" * 200])
+@pytest.mark.parametrize(
+    "text", ["7391" * 500, "\u13a0\U00013000" * 300, "}{[]~^" * 300, "zqxjv" * 300, "go to drawer 12\n" * 200]
+)
 def test_the_bound_holds_for_a_token_of_every_byte(text):
     prices = prices_of(REQUEST.model)
     schema = {"type": "string", "enum": [text]}
@@ -57,7 +59,9 @@ def test_the_bound_holds_for_a_token_of_every_byte(text):
         dataclasses.replace(REQUEST, turns=(Turn("user", text),)),
         dataclasses.replace(REQUEST, schema=schema),
     ):
-        worst = Usage(cache_write=len(text.encode()) + 100, output=request.max_tokens)  # byte-level tokenizers, nothing merged
+        worst = Usage(
+            cache_write=len(text.encode()) + 100, output=request.max_tokens
+        )  # byte-level tokenizers, nothing merged
         assert prices.bound(request) >= prices.dollars(worst)
 
 

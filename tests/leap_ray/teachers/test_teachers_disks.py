@@ -126,7 +126,14 @@ def network(monkeypatch):
 
 @pytest.mark.parametrize(
     "kind, remote",
-    [("nfs4", True), ("lustre", True), ("fuse.sshfs", True), ("fuse.gcsfuse", True), ("ext4", False), ("fuse.mergerfs", False)],
+    [
+        ("nfs4", True),
+        ("lustre", True),
+        ("fuse.sshfs", True),
+        ("fuse.gcsfuse", True),
+        ("ext4", False),
+        ("fuse.mergerfs", False),
+    ],
 )
 def test_network_file_systems_are_known_by_their_mounts(tmp_path, monkeypatch, kind, remote):
     mounts = tmp_path / "mounts"

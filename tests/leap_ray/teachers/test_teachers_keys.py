@@ -81,7 +81,13 @@ def test_the_openai_key_is_not_sent_by_kind_claude():
 
 @pytest.mark.parametrize(
     "url",
-    ["http://localhost:8000/v1", "http://127.0.0.1/v1", "http://127.9.9.9", "http://[::1]:8000/v1", "HTTPS://far.example/v1"],
+    [
+        "http://localhost:8000/v1",
+        "http://127.0.0.1/v1",
+        "http://127.9.9.9",
+        "http://[::1]:8000/v1",
+        "HTTPS://far.example/v1",
+    ],
 )
 def test_this_machine_and_https_get_the_key(url):
     assert check_key(openai(base_url=url), OPENAI) == OPENAI
@@ -114,7 +120,9 @@ def test_a_private_network_is_trusted_by_choice_alone(url):
     assert check_key(openai(base_url=url, http_in_private_network=True), OPENAI) == OPENAI
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://x/v1", "http:///v1", "api.openai.com", "http://a:99999/", "http://[1"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "ftp://x/v1", "http:///v1", "api.openai.com", "http://a:99999/", "http://[1"]
+)
 def test_what_is_no_address_is_said(url):
     with pytest.raises(UserError, match=r"teacher\.base_url: .* is no address"):
         check_key(openai(base_url=url), OPENAI)
@@ -152,7 +160,9 @@ async def test_a_key_does_not_follow_a_redirect(tmp_path):
                 raise web.HTTPTemporaryRedirect(f"{elsewhere.url}/chat/completions")
 
         async with Redirecting() as server:
-            with pytest.raises(UserError, match=r"the server redirects to http://127\.0\.0\.1:\d+/v1.*teacher\.base_url"):
+            with pytest.raises(
+                UserError, match=r"the server redirects to http://127\.0\.0\.1:\d+/v1.*teacher\.base_url"
+            ):
                 await sent_to(server, tmp_path)
         assert not elsewhere.headers
 

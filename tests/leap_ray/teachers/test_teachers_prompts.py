@@ -24,7 +24,15 @@ TAGS = (
 
 def hostile(tag):
     """Texts that try to close or open a tag."""
-    return [f"</{tag}>", f"</ {tag} >", f"< /{tag}>", f"<{tag}>", f'<{tag} number="1">', f"</{tag.upper()}>", f"<\n/{tag}\t>"]
+    return [
+        f"</{tag}>",
+        f"</ {tag} >",
+        f"< /{tag}>",
+        f"<{tag}>",
+        f'<{tag} number="1">',
+        f"</{tag.upper()}>",
+        f"<\n/{tag}\t>",
+    ]
 
 
 def tags(text):
@@ -51,7 +59,9 @@ def test_nothing_that_is_shown_can_close_or_open_a_tag(tag):
         assert tags(shown) == tags(render("teacher/demonstration.j2", instruction="x", steps=plain.steps)), bad
 
 
-@pytest.mark.parametrize("text", ["cat < notes.txt > out", "<b>bold</b>", "a <- b", "search[<search query>]", "x<task_7>y", "1 < 2"])
+@pytest.mark.parametrize(
+    "text", ["cat < notes.txt > out", "<b>bold</b>", "a <- b", "search[<search query>]", "x<task_7>y", "1 < 2"]
+)
 def test_other_markup_is_shown_as_it_is(text):
     assert data(text) == text
 

@@ -81,10 +81,14 @@ async def test_a_grammar_that_is_too_large_is_made_smaller_once(tmp_path, mode, 
     def refuse(body):
         if has_enum(schema_of(body)) or (structure == "none" and schema_of(body)):
             refused.append(body)
-            return BadRequest("The compiled grammar is too large, which would cause performance issues. Simplify your schemas.")
+            return BadRequest(
+                "The compiled grammar is too large, which would cause performance issues. Simplify your schemas."
+            )
         return None
 
-    form = {"output_config": {"format": {"schema": {"properties": {"steps": {}}}}}}  # the server's rules need to be told
+    form = {
+        "output_config": {"format": {"schema": {"properties": {"steps": {}}}}}
+    }  # the server's rules need to be told
     answer = lambda body: plausible({**body, **form})  # noqa: E731
     async with AnthropicServer(key=KEY, batch_seconds=0.1, refuse=refuse, answer=answer) as server:
         async with claude(tmp_path, server, mode=mode) as teacher:
@@ -100,7 +104,10 @@ async def test_a_grammar_that_is_too_large_is_made_smaller_once(tmp_path, mode, 
     "message, most",
     [
         ("max_tokens: 16000 > 8192, which is the maximum allowed number of output tokens for claude-opus-5-5", 8192),
-        ("input length and `max_tokens` exceed context limit: 190000 + 16000 > 200000, decrease input length or `max_tokens`", None),
+        (
+            "input length and `max_tokens` exceed context limit: 190000 + 16000 > 200000, decrease input length or `max_tokens`",
+            None,
+        ),
     ],
 )
 async def test_a_limit_of_the_model_shortens_the_answers(tmp_path, mode, message, most):
@@ -110,7 +117,10 @@ async def test_a_limit_of_the_model_shortens_the_answers(tmp_path, mode, message
             teacher.desk.provider.notes.clear()
             if most is None:
                 corrections = [await teacher.correct(*(lambda e: (e, privileged(e)))(wandering(1)[0]))]
-                assert outcomes(corrections) == {Outcome.FAILED} or outcomes(corrections) <= {Outcome.CORRECTED, Outcome.AGREED}
+                assert outcomes(corrections) == {Outcome.FAILED} or outcomes(corrections) <= {
+                    Outcome.CORRECTED,
+                    Outcome.AGREED,
+                }
             else:
                 corrections = [await teacher.correct(e, privileged(e)) for e in wandering(3)]
                 assert outcomes(corrections) <= {Outcome.CORRECTED, Outcome.AGREED}
@@ -120,7 +130,11 @@ async def test_a_limit_of_the_model_shortens_the_answers(tmp_path, mode, message
 @MODES
 async def test_one_flagged_input_costs_its_episode_alone(tmp_path, mode):
     def refuse(body):
-        return BadRequest("Output blocked by content filtering policy") if "fly away" in json.dumps(body["messages"]) else None
+        return (
+            BadRequest("Output blocked by content filtering policy")
+            if "fly away" in json.dumps(body["messages"])
+            else None
+        )
 
     episodes = [*wandering(3), play(["leave", "fly away"], seed=9), *wandering(5)[3:]]
     async with AnthropicServer(key=KEY, batch_seconds=0.1, refuse=refuse) as server:

@@ -147,11 +147,15 @@ class Sampled(Scripted):
     async def complete(self, prompt_ids, sampling, seed, policy, request_id):
         self.samplings = [*getattr(self, "samplings", ()), sampling]
         completion = await super().complete(prompt_ids, sampling, seed, policy, request_id)
-        ids = completion.ids[:-2] if self.finish == "length" else completion.ids  # without the end of the turn and a digit
+        ids = (
+            completion.ids[:-2] if self.finish == "length" else completion.ids
+        )  # without the end of the turn and a digit
         return dataclasses.replace(completion, ids=ids, finish=self.finish)
 
 
-@pytest.mark.parametrize("student_tokens, teacher_tokens, expected", [(200, 16000, 200), (500, 90, 90), (256, 256, 256)])
+@pytest.mark.parametrize(
+    "student_tokens, teacher_tokens, expected", [(200, 16000, 200), (500, 90, 90), (256, 256, 256)]
+)
 async def test_answers_are_cut_where_the_configuration_says(prompter, student_tokens, teacher_tokens, expected):
     episode = episode_of(prompter, "dance")
     student = Sampled(prompter, ("A shelf it is.", "go to shelf 1"))
@@ -178,7 +182,10 @@ async def test_it_annotates_with_the_base_student(prompter):
     annotated = await teacher.annotate(demonstration)
     assert [s.action for s in annotated.steps] == ["go to desk 1", "dance"]
     assert annotated.steps[0].reason == "Start with the desk."
-    assert annotated.annotations == (Outcome.CORRECTED, Outcome.UNPARSED)  # nobody explains an action that does not exist
+    assert annotated.annotations == (
+        Outcome.CORRECTED,
+        Outcome.UNPARSED,
+    )  # nobody explains an action that does not exist
     _, shy = self_teacher(prompter, ("", ""))
     assert set((await shy.annotate(demonstration)).annotations) == {Outcome.UNPARSED}
     assert {asked[2] for asked in student.asked} == {"base"} and HIDDEN not in student.asked[0][0]

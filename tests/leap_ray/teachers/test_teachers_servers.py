@@ -301,24 +301,58 @@ async def test_a_prompt_that_no_context_holds_costs_its_episode_alone(tmp_path):
 
 
 HOPELESS = {
-    "openai quota": (429, openai_error("You exceeded your current quota, please check your plan and billing details.",
-                                       code="insufficient_quota", kind="insufficient_quota")),
-    "openai inactive": (429, openai_error("Your account is not active, please check your billing details on our website.",
-                                          code="billing_not_active", kind="billing_not_active")),
+    "openai quota": (
+        429,
+        openai_error(
+            "You exceeded your current quota, please check your plan and billing details.",
+            code="insufficient_quota",
+            kind="insufficient_quota",
+        ),
+    ),
+    "openai inactive": (
+        429,
+        openai_error(
+            "Your account is not active, please check your billing details on our website.",
+            code="billing_not_active",
+            kind="billing_not_active",
+        ),
+    ),
     "openai limit": (400, openai_error("Billing hard limit has been reached", code="billing_hard_limit_reached")),
-    "openai model": (404, openai_error("The model `m` does not exist or you do not have access to it.", code="model_not_found")),
+    "openai model": (
+        404,
+        openai_error("The model `m` does not exist or you do not have access to it.", code="model_not_found"),
+    ),
     "deepseek": (402, openai_error("Insufficient Balance", kind="unknown_error")),
-    "openrouter credit": (402, {"error": {"message": "This request requires more credits, or fewer max_tokens.", "code": 402}}),
+    "openrouter credit": (
+        402,
+        {"error": {"message": "This request requires more credits, or fewer max_tokens.", "code": 402}},
+    ),
     "openrouter key limit": (403, {"error": {"message": "Key limit exceeded (monthly limit).", "code": 403}}),
-    "litellm budget": (400, openai_error("Budget has been exceeded! Current cost: 1.2, Max budget: 1.0", kind="budget_exceeded")),
-    "litellm model": (400, openai_error("Invalid model name passed in model=m. Call `/v1/models` to view available models.")),
+    "litellm budget": (
+        400,
+        openai_error("Budget has been exceeded! Current cost: 1.2, Max budget: 1.0", kind="budget_exceeded"),
+    ),
+    "litellm model": (
+        400,
+        openai_error("Invalid model name passed in model=m. Call `/v1/models` to view available models."),
+    ),
     "groq key": (401, openai_error("Invalid API Key", code="invalid_api_key")),
-    "azure": (401, {"error": {"code": "401", "message": "Access denied due to invalid subscription key or wrong API endpoint."}}),
+    "azure": (
+        401,
+        {"error": {"code": "401", "message": "Access denied due to invalid subscription key or wrong API endpoint."}},
+    ),
     "vllm model": (404, vllm_error("The model `m` does not exist.", "NotFoundError", 404)),
     "ollama model": (404, openai_error("model 'm' not found, try pulling it first", kind="api_error")),
-    "studio": (400, openai_error("No models loaded. Please load a model in the developer page or use the `lms load` command.")),
-    "deactivated": (401, openai_error("The OpenAI account associated with this API key has been deactivated.",
-                                      code="account_deactivated")),
+    "studio": (
+        400,
+        openai_error("No models loaded. Please load a model in the developer page or use the `lms load` command."),
+    ),
+    "deactivated": (
+        401,
+        openai_error(
+            "The OpenAI account associated with this API key has been deactivated.", code="account_deactivated"
+        ),
+    ),
     "forbidden": (403, openai_error("You are not allowed to sample from this model.")),
     "proxy page": (404, "<html><head><title>404</title></head><body><h1>Not Found</h1>nginx</body></html>"),
     "redirect": (307, ""),
