@@ -15,7 +15,7 @@ from typing import Any
 from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, Turn, printable, without
 from leap_ray.teachers.forms import Form
 from leap_ray.teachers.rate import Gate
-from leap_ray.teachers.refusals import Meaning, refusal_of
+from leap_ray.teachers.refusals import refusal_of
 from leap_ray.teachers.usage import complete, count, part
 from leap_ray.teachers.wire import BACKOFF, Adapter
 
@@ -92,7 +92,7 @@ class ClaudeProvider:
             return await self._adapter.send(request, lambda form: self._once(request, attempts, form))
 
     async def _once(self, request: Request, attempts: Attempts, form: Form) -> Reply:
-        _check_room(request, form)
+        form.check_room(request)
         token = _call.set((attempts, request, form))
         try:
             response = await self.client.messages.with_raw_response.create(**message_params(request, form))
@@ -195,11 +195,6 @@ class ClaudeProvider:
         attempts.refused += response.status_code == 429
         self._gate.saw(response.status_code, response.headers, sent_at)
         return response
-
-
-def _check_room(request: Request, form: Form) -> None:
-    if form.room(request) < 1:
-        raise CallFailed(f"the prompt does not fit the server's context of {form.context} tokens", Meaning.THIS)
 
 
 def _batch_reply(result: Mapping[str, Any], request: Request) -> Reply | str:

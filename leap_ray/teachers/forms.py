@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from leap_ray.teachers.calls import Request, Turn
+from leap_ray.teachers.calls import CallFailed, Request, Turn
 from leap_ray.teachers.refusals import Meaning, Refusal
 
 LEAST_ANSWER = 256  # tokens below which an answer is not worth asking for
@@ -58,13 +58,13 @@ _LENGTH = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _LENGTH_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded"})
-_CONTEXT = (
-    r"(?:context (?:length|window|size|limit)|max_total_tokens|n_ctx)\D{0,40}?(\d+)",
+_CONTEXT = (  # the particular before the general
+    r"\+ \d+ > (\d+)",
     r"<= ?`?(\d+)`?\. given",
     r"limit:? (\d+), requested",
-    r"\+ \d+ > (\d+)",
     r"with (\d+) maximum context",
     r"tokens > (\d+) maximum",
+    r"(?:context (?:length|window|size|limit)|max_total_tokens|n_ctx)\D{0,40}?(\d+)",
 )
 _PROMPT = (
     r"(\d+) (?:tokens )?(?:in|of|from) the (?:messages|prompt|input)",
@@ -108,6 +108,11 @@ class Form:
         if self.context is not None:
             room = min(room, self.context - math.ceil(self.per_character * request.characters) - SPARE)
         return room
+
+    def check_room(self, request: Request) -> None:
+        """Raises CallFailed where the prompt leaves no room for an answer."""
+        if self.room(request) < min(LEAST_ANSWER, request.max_tokens):
+            raise CallFailed(f"the prompt does not fit the server's context of {self.context} tokens", Meaning.THIS)
 
     def schema(self, request: Request) -> dict[str, Any] | None:
         """The schema as it is sent in this form; None where structure is asked for in words."""

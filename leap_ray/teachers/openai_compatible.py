@@ -13,7 +13,7 @@ from typing import Any
 from leap_ray.teachers.calls import Attempts, CallFailed, Reply, Request, Stop, printable
 from leap_ray.teachers.forms import Form
 from leap_ray.teachers.rate import Gate
-from leap_ray.teachers.refusals import Meaning, refusal_of
+from leap_ray.teachers.refusals import refusal_of
 from leap_ray.teachers.usage import complete, count, part
 from leap_ray.teachers.wire import BACKOFF, Adapter
 
@@ -69,8 +69,7 @@ class OpenAIProvider:
             return await self._adapter.send(request, lambda form: self._once(request, attempts, form))
 
     async def _once(self, request: Request, attempts: Attempts, form: Form) -> Reply:
-        if form.room(request) < 1:
-            raise CallFailed(f"the prompt does not fit the server's context of {form.context} tokens", Meaning.THIS)
+        form.check_room(request)
         name, unreadable = uuid.uuid4().hex, False
         self._calls[name] = (attempts, request, form)
         try:

@@ -89,7 +89,7 @@ async def test_a_paid_teacher_needs_no_cpu_and_has_the_key_to_itself(ray_session
             correction = await teacher.correct.remote(episode, state)
         ray.kill(guest)
         pid = await teacher.process.remote()
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        environment = Path(f"/proc/{pid}/environ").read_bytes()  # noqa: ASYNC240
     assert Outcome.FAILED not in {step.outcome for step in correction.steps}
     assert b"sk-test-only-here" not in environment
     os.kill(json.loads((tmp_path / "sender.json").read_text())["pid"], signal.SIGTERM)

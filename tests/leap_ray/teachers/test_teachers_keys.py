@@ -9,7 +9,7 @@ from chat_server import ChatServer
 from corridor import play
 from desks import privileged
 
-from leap_ray.config import DomainConfig, TeacherConfig
+from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
 from leap_ray.errors import UserError
 from leap_ray.teachers.build import build_teacher, check_teacher
 from leap_ray.teachers.keys import FILLER, check_key, read_key, withheld
@@ -58,7 +58,7 @@ async def test_the_sender_has_the_key_in_no_environment_and_no_file(tmp_path):
         await sent_to(server, tmp_path)
         pid = json.loads((tmp_path / "sender.json").read_text())["pid"]
         for name in ("environ", "cmdline"):
-            with open(f"/proc/{pid}/{name}", "rb") as file:
+            with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: ASYNC230
                 assert b"SECRET" not in file.read(), name
     assert b"SECRET" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
@@ -165,6 +165,19 @@ async def test_a_key_does_not_follow_a_redirect(tmp_path):
             ):
                 await sent_to(server, tmp_path)
         assert not elsewhere.headers
+
+
+def test_an_evaluation_needs_no_key(tmp_path, monkeypatch):
+    from experiments.cli import preflight
+
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    domain = DomainConfig(
+        "experiments.own_environment:Lockers", train_panel="train", eval_panel="train", demo_tasks=1, train_tasks=1
+    )
+    config = RunConfig("r", (domain,), teacher=TeacherConfig(kind="claude"), min_free_gib=0.0)
+    with pytest.raises(UserError, match="environment variable ANTHROPIC_API_KEY"):
+        preflight(config, tmp_path)
+    preflight(config, tmp_path, teaching=False)
 
 
 def test_processes_started_meanwhile_inherit_no_key(monkeypatch):
