@@ -78,6 +78,13 @@ async def test_an_actor_killed_with_calls_under_way_loses_and_repeats_nothing(ra
 
 
 async def test_a_paid_teacher_needs_no_cpu_and_has_the_key_to_itself(ray_session, tmp_path, monkeypatch):
+
+    class Guest:
+        """Takes CPUs. Defined here, so that it travels by value."""
+
+        async def ready(self) -> None:
+            """Once it has them."""
+
     monkeypatch.setenv("DRIVERS_OWN_KEY", "sk-test-only-here")  # set after Ray: no process of Ray's has it
     async with AnthropicServer(key="sk-test-only-here") as server:
         config = TeacherConfig(kind="claude", base_url=server.url, api_key_env="DRIVERS_OWN_KEY")
@@ -94,13 +101,6 @@ async def test_a_paid_teacher_needs_no_cpu_and_has_the_key_to_itself(ray_session
     assert b"sk-test-only-here" not in environment
     os.kill(json.loads((tmp_path / "sender.json").read_text())["pid"], signal.SIGTERM)
     ray.kill(teacher)
-
-
-class Guest:
-    """Takes CPUs."""
-
-    async def ready(self) -> None:
-        """Once it has them."""
 
 
 async def test_a_fault_costs_its_episode_alone(ray_session, tmp_path):
