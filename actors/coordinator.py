@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -58,8 +59,9 @@ class Policy:
 class Coordinator:
     """One run, from its configuration to its last evaluation. Use as an async context manager."""
 
-    def __init__(self, config: RunConfig, run: RunDirectory, board: Board) -> None:
+    def __init__(self, config: RunConfig, run: RunDirectory, board: Board, *, teaching: bool = True) -> None:
         self.config = config
+        self.teaching = teaching  # False: no teacher is started, so none is paid or asked for its key
         self.run = run
         self.board = board
         self.metrics = Metrics(run.path, config.trackers, config.name, dataclasses.asdict(config))
@@ -72,6 +74,7 @@ class Coordinator:
         self.teacher: Any = None
         self._serving = BASE
         self._iteration = -1
+        self._notes: list[str] = []  # of the teacher's server, said already
 
     async def __aenter__(self) -> Coordinator:
         config = self.config
@@ -86,16 +89,17 @@ class Coordinator:
             for name in {domain.train_panel, domain.eval_panel}:
                 self.panels[domain.name, name] = env.resolve_panel(name)
             env.close()
-        self.teacher = start_teacher(
-            config.teacher,
-            config.domains,
-            self.run.path / "teacher",
-            seed=config.seed,
-            student=self.student,
-            student_config=config.student,
-            name="teacher",
-        )
-        await asyncio.to_thread(self._place)
+        if self.teaching:
+            self.teacher = start_teacher(
+                config.teacher,
+                config.domains,
+                self.run.path / "teacher",
+                seed=config.seed,
+                student=self.student,
+                student_config=config.student,
+                name="teacher",
+            )
+        await in_thread(self._place)
         return self
 
     def _place(self) -> None:
@@ -103,7 +107,8 @@ class Coordinator:
         timeout = self.config.student.start_timeout
         for pool in self.pools.values():
             pool.place(timeout)
-        place({"teacher": self.teacher}, {"teacher": teacher_ask(self.config.teacher.kind)}, timeout)
+        if self.teacher is not None:
+            place({"teacher": self.teacher}, {"teacher": teacher_ask(self.config.teacher.kind)}, timeout)
 
     async def __aexit__(self, *_: object) -> None:
         self.metrics.close()
@@ -133,6 +138,7 @@ class Coordinator:
 
     async def demonstrate(self) -> None:
         """Iteration 0's data: expert episodes, those that failed or say what another seed's says left out and counted."""
+        teacher, patience = self.config.teacher, gather.answer_seconds(self.config.teacher)
         for domain in self.config.domains:
             stage = f"iter-0/demonstrations/{domain.name}"
             if self.run.result(stage):
@@ -141,12 +147,16 @@ class Coordinator:
             plan = self.plan(domain, panel, self.config.rollout.seeds, evaluating=False)
             episodes = self.run.records(stage, "episodes", Episode, _episode_key)
             with self.board.stage(f"demonstrations ({domain.name})", len(plan.panel) * len(plan.seeds)) as bar:
-                await gather.demonstrate_all(plan, episodes, self.teacher, self.config.teacher.annotate, bar)
+                await gather.demonstrate_all(plan, episodes, self.teacher, teacher.annotate, bar, patience)
+            annotations = [e.annotations for e in episodes]
+            gather.check_answered([[(o, "") for o in outcomes] for outcomes in annotations], teacher, self.run.path)
             kept = [e for e in episodes if e.score > plan.threshold]
             if not kept:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
             counts = {"kept": len(kept), "repeated": gather.repeated(plan, episodes)}
             counts |= self._examples(stage, 0, [(e, None) for e in kept])
+            if teacher.annotate:
+                counts["annotations"] = Counter(str(outcome) for outcomes in annotations for outcome in outcomes)
             self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
 
@@ -168,7 +178,10 @@ class Coordinator:
             with self.board.stage(
                 f"iteration {iteration}: rollouts and corrections ({domain.name})", len(attempts)
             ) as bar:
-                await gather.correct_all(plan, attempts, episodes, corrections, self.teacher, privileged, bar)
+                limit = gather.answer_seconds(self.config.teacher)
+                await gather.correct_all(plan, attempts, episodes, corrections, self.teacher, privileged, bar, limit)
+            words = [[(word.outcome, word.detail) for word in c.steps] for c in corrections]
+            gather.check_answered(words, self.config.teacher, self.run.path)
             counts = gather.outcomes(episodes, corrections, plan.threshold)
             counts |= self._examples(
                 stage, iteration, [(e, corrections.by_key[e.id]) for e in episodes if e.id in corrections]
@@ -233,16 +246,24 @@ class Coordinator:
             rollouts = f"iter-{iteration}/rollouts/{domain.name}"
             with self.run.records(rollouts, "episodes", Episode, _episode_key) as episodes:
                 drawn = draw_steps(list(episodes), self.config.teacher.gap_steps, self.config.seed)
-            words = await self._words_on({e.id: e for e, _ in drawn}, rollouts, stage, self.pools[domain.name])
+            calls = gather.TeacherCalls(gather.answer_seconds(self.config.teacher))
+            asked = {e.id: e for e, _ in drawn}
+            words = await self._words_on(asked, rollouts, stage, self.pools[domain.name], calls)
             states = [state_of(episode, t, words.get(episode.id)) for episode, t in drawn]
             known = [state for state in states if state]
             unknown = len(states) - len(known)
-            result = await self.teacher.realizability.remote(known, policy.name, unknown)
+            call = self.teacher.realizability.remote(known, policy.name, unknown)
+            result = await calls.wait(call, "the realizability gap")
             self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
 
     async def _words_on(
-        self, episodes: dict[str, Episode], rollouts: str, stage: str, pool: EnvironmentPool
+        self,
+        episodes: dict[str, Episode],
+        rollouts: str,
+        stage: str,
+        pool: EnvironmentPool,
+        calls: gather.TeacherCalls,
     ) -> dict[str, Correction]:
         """The teacher's corrections of these episodes: those of the rollouts, the others asked for and kept in `stage`."""
         with self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections:
@@ -254,7 +275,8 @@ class Coordinator:
                 if episode.id not in more:
                     told = self.config.teacher.kind != "symbolic"  # that one reads its own environment
                     state = await pool.privileged(episode.task) if told else None
-                    more.append(await self.teacher.correct.remote(episode, state))
+                    call = self.teacher.correct.remote(episode, state)
+                    more.append(await calls.wait(call, f"the correction of {episode.task.id}"))
 
             await gather.all_of([e for key, e in episodes.items() if key not in words], ask)
             return {**words, **more.by_key}
@@ -377,9 +399,14 @@ class Coordinator:
         self.run.finish(stage, result)  # last: a crash in between writes the figures twice rather than never
 
     async def _log_spending(self) -> None:
-        """The ledger's sums so far, where the teacher is paid."""
-        if spent := await self.teacher.ledger.remote():
+        """The ledger's sums so far, where the teacher is paid, and what was adapted to its server, said once."""
+        calls = gather.TeacherCalls(self.config.teacher.answer_timeout)
+        if spent := await calls.wait(self.teacher.ledger.remote(), "its ledger"):
             self.metrics.log("teacher", self._iteration, spent)
+            for note in spent.get("notes", ()):
+                if note not in self._notes:
+                    self._notes.append(note)
+                    self.board.say(note)
 
 
 def _episode_key(episode: Episode) -> str:

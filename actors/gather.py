@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
+from ray.exceptions import RayActorError, RayTaskError
+
 from actors.environment import Attempt, EnvironmentPool
+from actors.placement import soon, unwrap
+from leap_ray.config import TeacherConfig
+from leap_ray.errors import UserError
 from leap_ray.journal import Records
 from leap_ray.learning.examples import same_action
 from leap_ray.progress import Stage
@@ -18,6 +25,9 @@ from leap_ray.teachers.constrained import kl_used
 from leap_ray.types import Correction, Episode, Outcome, Sampling, Task, digest, episode_id
 
 T = TypeVar("T")
+ANSWER_SECONDS = 3600.0
+BATCH_SECONDS = 25 * 3600.0  # a Message Batch may take a day
+LACKING = (Outcome.BUDGET, Outcome.FAILED)  # what asking another time may mend
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,64 @@ async def play_all(plan: Plan, attempts: Sequence[Attempt], episodes: Records[Ep
     await all_of(attempts, one)
 
 
-async def demonstrate_all(plan: Plan, episodes: Records[Episode], teacher: Any, annotate: bool, stage: Stage) -> None:
+class TeacherCalls:
+    """Waits for a teacher's calls for as long as some of them come back.
+
+    A limit on one call would count the time that it waits for its turn. `seconds` without any of them coming back is the limit.
+    """
+
+    def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    async def wait(self, call: Awaitable[T], what: str) -> T:
+        """The call's result. Raises UserError where the teacher is stuck or dead, or the call's own UserError."""
+        task, began = asyncio.ensure_future(call), time.monotonic()
+        try:
+            while not (await asyncio.wait({task}, timeout=max(0.0, self._left(began))))[0]:
+                if self._left(began) <= 0:
+                    raise UserError(
+                        f"the teacher has not answered for {self.seconds:.0f} s (asked for {what}): it is stuck, or needs a "
+                        "larger teacher.answer_timeout; `leap-ray resume RUN` goes on"
+                    )
+            self._last = time.monotonic()
+            return task.result()
+        except RayTaskError as error:
+            raise unwrap(error) from error
+        except RayActorError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"the teacher died and could not be started again: {reason}; `leap-ray resume RUN` goes on"
+            ) from error
+        finally:
+            task.cancel()
+
+    def _left(self, began: float) -> float:
+        return max(self._last, began) + self.seconds - time.monotonic()
+
+
+def answer_seconds(config: TeacherConfig) -> float:
+    """The limit on the time in which a teacher brings nothing back."""
+    return config.answer_timeout + (BATCH_SECONDS if config.kind == "claude" and config.mode == "batch" else 0.0)
+
+
+async def demonstrate_all(
+    plan: Plan,
+    episodes: Records[Episode],
+    teacher: Any,
+    annotate: bool,
+    stage: Stage,
+    seconds: float = ANSWER_SECONDS,
+) -> None:
     """Expert episodes of every task, their reasons written by the teacher if `annotate`, tokenised.
 
     A seed whose episode is step by step that of an earlier one (an expert need not depend on the seed) is left out, before
-    anybody is paid for its reasons: `repeated` counts them.
+    anybody is paid for its reasons: `repeated` counts them. Those of an interrupted stage whose reasons the teacher was not
+    asked for, or could not be, are made once more.
     """
+    calls = TeacherCalls(seconds)
+    if annotate:
+        episodes.drop(lambda episode: any(outcome in LACKING for outcome in episode.annotations))
 
     async def one(task: Task) -> None:
         contents: set[str] = set()
@@ -75,7 +137,7 @@ async def demonstrate_all(plan: Plan, episodes: Records[Episode], teacher: Any, 
             content = _content(episode, annotate)
             if key not in episodes and content not in contents:
                 if annotate:
-                    episode = await teacher.annotate.remote(episode)
+                    episode = await calls.wait(teacher.annotate.remote(episode), f"the reasons of {task.id}")
                 episodes.append(await plan.pool.tokenize(episode))
             contents.add(content)
             stage.advance(note=success_note(episodes))
@@ -101,12 +163,15 @@ async def correct_all(
     teacher: Any,
     privileged: bool,
     stage: Stage,
+    seconds: float = ANSWER_SECONDS,
 ) -> None:
     """Rollouts, each failed one corrected while others still play (`privileged`: the teacher is sent privileged state).
 
-    Corrections of an interrupted stage that lack a word for want of money or of an answer are asked for once more.
+    Corrections of an interrupted stage that lack a word for want of money or of an answer are asked for once more, and those
+    of an episode whose record was lost. `seconds`: limit on the time in which the teacher brings nothing back.
     """
-    corrections.drop(unanswered)
+    calls = TeacherCalls(seconds)
+    corrections.drop(lambda correction: unanswered(correction) or not _belongs(correction, episodes))
 
     async def one(attempt: Attempt) -> None:
         key = episode_id(attempt.task, attempt.seed, attempt.policy)
@@ -114,8 +179,11 @@ async def correct_all(
             episodes.append(await plan.pool.play(attempt))
         episode = episodes.by_key[key]
         if episode.score <= plan.threshold and key not in corrections:
-            state = await plan.pool.privileged(attempt.task) if privileged else None
-            corrections.append(await teacher.correct.remote(episode, state))
+            task = attempt.task
+            state = None
+            if privileged:
+                state = await soon(plan.pool.privileged(task), f"privileged state of {task.id}", seconds)
+            corrections.append(await calls.wait(teacher.correct.remote(episode, state), f"the correction of {task.id}"))
         stage.advance(note=f"{success_note(episodes)}, {len(corrections)} corrected")
 
     await all_of(attempts, one)
@@ -123,7 +191,40 @@ async def correct_all(
 
 def unanswered(correction: Correction) -> bool:
     """Whether the teacher was not asked, or could not be reached, about a step: another time it may be."""
-    return any(word.outcome in (Outcome.BUDGET, Outcome.FAILED) for word in correction.steps)
+    return any(word.outcome in LACKING for word in correction.steps)
+
+
+def _belongs(correction: Correction, episodes: Records[Episode]) -> bool:
+    """Whether it is of an episode that is there: one that was set aside is played again, and may be another."""
+    episode = episodes.by_key.get(correction.episode)
+    return episode is not None and len(episode.steps) == len(correction.steps)
+
+
+def check_answered(answers: Sequence[Sequence[tuple[Outcome, str]]], config: TeacherConfig, run: Path) -> None:
+    """Raises UserError where a stage lacks so many of the teacher's answers that it is not done.
+
+    `answers`: of each episode that the teacher was given, the outcome of every step and its detail. One episode without an answer
+    is never too many, unless it is all there are; a budget that was reached always is. With `max_failed` 1 any stage is done.
+    """
+    lost = [sum(outcome in LACKING for outcome, _ in words) / len(words) for words in answers if words]
+    if not any(lost) or config.max_failed >= 1:
+        return
+    lacking = [word for words in answers for word in words if word[0] in LACKING]
+    count = f"{sum(share > 0 for share in lost)} of {len(lost)} episodes have no answer of the teacher"
+    again = f"`leap-ray resume {run}"
+    if any(outcome is Outcome.BUDGET for outcome, _ in lacking):
+        budget = config.budget_dollars or 0.0
+        raise UserError(
+            f"teacher.budget_dollars is spent ({budget:g} dollars): {count}, and the stage is not done. {again} "
+            f"--teacher.budget-dollars {max(1.0, 2 * budget):g}` asks for those alone; --teacher.max-failed 1 does without them"
+        )
+    allowed = max(1.0, config.max_failed * len(lost)) if config.max_failed and len(lost) > 1 else 0.0
+    if sum(lost) > allowed:
+        most = Counter(detail for _, detail in lacking).most_common(1)[0][0]
+        raise UserError(
+            f"{count} (most often: {most[:200]}), more than teacher.max_failed allows ({config.max_failed:g}), and the stage is "
+            f"not done. Once this is mended, {again}` asks for those alone; --teacher.max-failed 1 does without them"
+        )
 
 
 def outcomes(episodes: Iterable[Episode], corrections: Iterable[Correction], threshold: float) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from leap_ray.output import CapturedOutput
 from leap_ray.progress import Board
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
+from leap_ray.teachers.keys import withheld
 
 # One machine runs every actor, most of them waiting for others: it offers more CPUs than it has, or they would not fit.
 LOCAL_CPUS = 8
@@ -42,7 +43,8 @@ def ray_session(output: CapturedOutput) -> Iterator[str]:
     where = f"the cluster at {address} (RAY_ADDRESS)" if address else "this machine"
     try:
         _knock(address)
-        context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
+        with withheld(os.environ):
+            context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         remedy = "; check RAY_ADDRESS, or unset it to start Ray here" if address else ""
         raise UserError(f"Ray could not be reached or started on {where}: {_first_line(error)}{remedy}") from error
@@ -111,7 +113,7 @@ def evaluate(
     """Play a panel with one policy of the run. Returns the summary, also kept below `evaluations/`."""
 
     async def work(config: RunConfig, board: Board) -> dict[str, Any]:
-        async with Coordinator(config, directory, board) as coordinator:
+        async with Coordinator(config, directory, board, teaching=False) as coordinator:
             chosen = find_policy(coordinator, policy)
             await coordinator.deploy(chosen)
             plan = coordinator.plan(domain, panel, tuple(seeds))

@@ -6,10 +6,11 @@ the configuration only, and what was paid for lies on disk, so Ray may restart t
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,11 @@ from leap_ray.config import DomainConfig, StudentConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.errors import UserError
 from leap_ray.teachers.build import PAID, build_teacher, load_prompter
-from leap_ray.types import Correction, Episode, Outcome
+from leap_ray.teachers.keys import read_key
+from leap_ray.teachers.self_teacher import Bounded
+from leap_ray.types import Correction, Episode, Outcome, StepCorrection
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from leap_ray.teachers.constrained import State
@@ -67,11 +72,12 @@ class TeacherActor:
         seed: int = 0,
         student: Any = None,
         student_config: StudentConfig | None = None,
+        key: str | None = None,
     ) -> None:
         self.teacher: Any = build_teacher(
-            config, domains, Path(folder), seed=seed, student=student, student_config=student_config
+            config, domains, Path(folder), seed=seed, student=student, student_config=student_config, key=key
         )
-        self.student, self.student_config = student, student_config
+        self.student, self.student_config = student and Bounded(student, config.concurrency), student_config
         self.metrics = TeacherMetrics(self.teacher.name)
         self.open = 0
         self.spent = 0.0  # by this incarnation of the actor; the ledger has the run's
@@ -85,12 +91,21 @@ class TeacherActor:
         return os.getpid()
 
     async def correct(self, episode: Episode, privileged: PrivilegedState | None = None) -> Correction:
-        """One StepCorrection per step of the episode, in order. Safe to repeat."""
+        """One StepCorrection per step of the episode, in order. Safe to repeat.
+
+        A fault costs this episode alone. Raises UserError for what is wrong with every episode.
+        """
         began = time.perf_counter()
         self.open += 1
         self.metrics.waiting.set(self.open)
         try:
             correction = await self.teacher.correct(episode, privileged)
+        except UserError:
+            raise
+        except Exception as error:
+            log.exception("episode %s could not be corrected", episode.id)
+            words = [StepCorrection(t, Outcome.FAILED, detail=_fault(error)) for t in range(len(episode.steps))]
+            correction = Correction(episode.id, self.teacher.name, "", tuple(words))
         finally:
             self.open -= 1
             self.metrics.waiting.set(self.open)
@@ -101,8 +116,14 @@ class TeacherActor:
         return correction
 
     async def annotate(self, episode: Episode) -> Episode:
-        """The demonstration with a reason for each step; actions never change. Safe to repeat."""
-        return await self.teacher.annotate(episode)
+        """The demonstration with a reason for each step; actions never change. Safe to repeat; faults as in `correct`."""
+        try:
+            return await self.teacher.annotate(episode)
+        except UserError:
+            raise
+        except Exception:
+            log.exception("demonstration %s could not be annotated", episode.id)
+            return replace(episode, annotations=(Outcome.FAILED,) * len(episode.steps))
 
     async def ledger(self) -> dict[str, Any]:
         """What was asked and spent in this run so far; empty for teachers that cost nothing."""
@@ -126,6 +147,10 @@ class TeacherActor:
         await self.teacher.close()
 
 
+def _fault(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
+
+
 def start_teacher(
     config: TeacherConfig,
     domains: Sequence[DomainConfig],
@@ -140,7 +165,9 @@ def start_teacher(
     """The handle of a teacher that Ray restarts after a crash, repeating the calls it had not answered.
 
     `folder` is the run directory's teacher folder; `student` the StudentPool and `student_config` its configuration, for
-    teachers that are the student itself and for the realizability gap. A paid teacher stays on this node, where its books are.
+    teachers that are the student itself and for the realizability gap. A paid teacher stays on this node, where its books are;
+    it only waits for HTTP, so it needs no CPU, which a cluster's head may not have. Its key goes from this process to the actor
+    alone.
     """
     options: dict[str, Any] = {
         **teacher_ask(config.kind).options(),
@@ -153,6 +180,7 @@ def start_teacher(
     if config.kind in PAID:
         here = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
+    key = (read_key(config) or None) if config.kind in PAID else None
     return TeacherActor.options(**options).remote(
-        config, tuple(domains), str(folder.absolute()), seed, student, student_config
+        config, tuple(domains), str(folder.absolute()), seed, student, student_config, key
     )

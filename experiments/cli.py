@@ -149,11 +149,16 @@ def _run(config: RunConfig, folder: Path, verbose: bool) -> None:
     _print_tables(directory.path)
 
 
-def _prepare(config: RunConfig, folder: Path, output: CapturedOutput) -> tuple[RunConfig, RunDirectory]:
-    """The configuration with absolute paths, checked, and its run directory, where the log is kept from now on."""
+def _prepare(
+    config: RunConfig, folder: Path, output: CapturedOutput, *, teaching: bool = True
+) -> tuple[RunConfig, RunDirectory]:
+    """The configuration with absolute paths, checked, and its run directory, where the log is kept from now on.
+
+    teaching: whether the teacher will be asked; an evaluation needs no key.
+    """
     check_machine(folder)
     config, folder = absolute_config(config), absolute(folder)
-    config = preflight(config, folder)
+    config = preflight(config, folder, teaching=teaching)
     directory = open_run(config, folder)
     output.move_to(directory.path / "logs")
     return config, directory
@@ -190,7 +195,7 @@ def evaluate(args: Evaluate, overrides: Sequence[str]) -> None:
     panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.eval_panel_seed)
     env.close()
     with CapturedOutput(args.verbose) as output:
-        config, directory = _prepare(config, args.run_dir, output)
+        config, directory = _prepare(config, args.run_dir, output, teaching=False)
         from actors import session
 
         summary = session.evaluate(config, directory, domain, panel, args.policy, args.seeds, output)

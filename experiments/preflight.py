@@ -57,16 +57,18 @@ def check_machine(folder: Path) -> None:
     _check_socket(temporary, VLLM_SOCKET, "TMPDIR")
 
 
-def preflight(config: RunConfig, folder: Path) -> RunConfig:
+def preflight(config: RunConfig, folder: Path, *, teaching: bool = True) -> RunConfig:
     """Raise UserError for anything in the configuration that this machine cannot run.
 
-    Returns the configuration with the date that the student's prompts show, where its chat template asks for one.
+    teaching: whether the teacher will be asked. Returns the configuration with the date that the student's prompts show, where
+    its chat template asks for one.
     """
     from leap_ray.teachers.build import check_teacher
 
     check_room(folder, config.min_free_gib)
     config = check_student(config, folder)
-    check_teacher(config.teacher)
+    if teaching:
+        check_teacher(config.teacher)
     for domain in config.domains:
         check_domain(domain)
     return config

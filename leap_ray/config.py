@@ -29,8 +29,8 @@ OPERATIONAL = {
     ),
     "rollout": ("actors", "episodes_per_actor", "recycle_after", "max_restarts", "episode_timeout"),
     "teacher": (
-        "base_url", "api_key_env", "mode", "timeout", "max_retries", "concurrency", "budget_dollars", "prices", "cache_dir",
-        "batch_quiet",
+        "base_url", "api_key_env", "http_in_private_network", "mode", "timeout", "max_retries", "concurrency", "budget_dollars",
+        "prices", "cache_dir", "batch_quiet", "max_failed", "answer_timeout",
     ),
     "learner": (
         "row_tokens", "activation_checkpointing", "attention", "workers", "gpus_per_worker", "cpus_per_worker", "threads",
@@ -120,13 +120,14 @@ class TeacherConfig:
     per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted teachers)
     model: str = "claude-opus-5-5"
     base_url: str | None = None  # of the API; null: the SDK's default
-    api_key_env: str = "ANTHROPIC_API_KEY"  # name of the environment variable that holds the key
+    api_key_env: str | None = None  # variable of the key; null: ANTHROPIC_API_KEY or OPENAI_API_KEY, by kind
+    http_in_private_network: bool = False  # let the key travel over plain http to a host with a private address
     mode: Literal["live", "batch"] = "live"
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     max_tokens: int = 16000  # of one answer, the model's thinking included
     timeout: float = 600  # seconds of one request
     max_retries: int = 4  # the SDK's own retries of one request
-    concurrency: int = 64  # most calls at once in live mode
+    concurrency: int = 64  # most calls at once: in live mode, or to the student's server (self, constrained)
     budget_dollars: float | None = None  # hard limit of the run's spending; null: none
     prices: dict[str, float] = field(
         default_factory=dict
@@ -141,6 +142,8 @@ class TeacherConfig:
     )
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
     batch_quiet: float = 30  # seconds without a new request after which a batch is sent
+    max_failed: float = 0.1  # share of a stage's episodes that may stay unanswered; above it the run stops
+    answer_timeout: float = 3600  # seconds without any episode back, then the run stops; batches: a day more
     gap_steps: int = (
         32  # steps, of all rollouts, on which each iteration's realizability gap is measured (Definition 3.1); 0: none
     )
@@ -234,6 +237,17 @@ def check(config: RunConfig) -> None:
         (config.iterations < 1, f"iterations: {config.iterations} is below 1"),
         (not 0 <= config.teacher.privilege <= 1, f"teacher.privilege: {config.teacher.privilege} is not in 0…1"),
         (config.teacher.delta < 0, f"teacher.delta: {config.teacher.delta} is below 0"),
+        (not 0 <= config.teacher.max_failed <= 1, f"teacher.max_failed: {config.teacher.max_failed} is not in 0…1"),
+        (not config.teacher.timeout > 0, f"teacher.timeout: {config.teacher.timeout} is not above 0"),
+        (
+            not config.teacher.answer_timeout > 0,
+            f"teacher.answer_timeout: {config.teacher.answer_timeout} is not above 0",
+        ),
+        (config.teacher.max_retries < 0, f"teacher.max_retries: {config.teacher.max_retries} is below 0"),
+        (
+            config.teacher.budget_dollars is not None and not config.teacher.budget_dollars >= 0,
+            f"teacher.budget_dollars: {config.teacher.budget_dollars} is below 0",
+        ),
         (not 0 <= config.learner.holdout < 1, f"learner.holdout: {config.learner.holdout} is not in 0…1"),
         (not config.learner.objectives, "learner.objectives: at least one is needed"),
         (
@@ -263,6 +277,8 @@ def check(config: RunConfig) -> None:
     positive = {
         "rollout.actors": config.rollout.actors,
         "rollout.episodes_per_actor": config.rollout.episodes_per_actor,
+        "teacher.concurrency": config.teacher.concurrency,
+        "teacher.max_tokens": config.teacher.max_tokens,
         "student.replicas": config.student.replicas,
         "student.max_tokens": config.student.max_tokens,
         "learner.workers": config.learner.workers,

@@ -117,6 +117,9 @@ class Episode:
     dialect: str = ""
     prompt_hash: str = ""  # hash of the prompt templates that made the prompts
     extra: dict[str, float] = field(default_factory=dict)  # parts of the score, for the domain's own tables
+    annotations: tuple[
+        Outcome, ...
+    ] = ()  # of a demonstration's steps, where a teacher wrote reasons: CORRECTED, or why not
 
     @property
     def id(self) -> str:

@@ -71,6 +71,8 @@ class AnthropicServer:
         key: str = "test",
         price: Callable[[str, dict[str, int], bool], float] | None = None,
         answer: Callable[[dict[str, Any]], str] = plausible,
+        refuse: Callable[[dict[str, Any]], BadRequest | None] = lambda _: None,
+        counts: Callable[[dict[str, Any]], Any] = lambda usage: usage,
     ) -> None:
         self.faults, self.batch_faults = faults or Faults(), Faults(batch_faults, BATCH, 1)
         limits = limits or Limits()
@@ -79,6 +81,8 @@ class AnthropicServer:
         self.bill_undelivered, self.retry_after, self.key = bill_undelivered, retry_after, key
         self.price = price or table_price
         self.answer = answer
+        self.refuse = refuse  # of a request's body: the error that the API answers with, live and in batches
+        self.counts = counts  # of a message's usage: what is told of it
         self.books = Books()
         self.batches: dict[str, Batch] = {}
         self.url = ""
@@ -144,7 +148,7 @@ class AnthropicServer:
         message = self._message(body, usage, fault)
         self._charge(key, body, message["usage"], batch=False)
         self._remember(seeds)
-        return web.json_response(message, headers=self._headers())
+        return web.json_response({**message, "usage": self.counts(message["usage"])}, headers=self._headers())
 
     async def _fail(
         self, request: web.Request, fault: str, key: str, body: dict[str, Any], usage: dict[str, int]
@@ -190,8 +194,13 @@ class AnthropicServer:
             body = await request.json()
         except json.JSONDecodeError:
             raise BadRequest("The request body is not valid JSON") from None
-        check_request(body)
+        self._check(body)
         return body
+
+    def _check(self, body: dict[str, Any]) -> None:
+        check_request(body)
+        if error := self.refuse(body):
+            raise error
 
     def _authorise(self, request: web.Request) -> None:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -339,7 +348,7 @@ class AnthropicServer:
         if fault == "expired":
             return {"custom_id": name, "result": {"type": "expired"}}
         try:
-            check_request(body)
+            self._check(body)
         except BadRequest as error:
             return _errored(name, error.kind, str(error))
         if fault == "errored":
@@ -348,7 +357,8 @@ class AnthropicServer:
         message = self._message(body, usage, content)
         self._charge(key, body, message["usage"], batch=True)
         self._remember(seeds)
-        return {"custom_id": name, "result": {"type": "succeeded", "message": message}}
+        told = {**message, "usage": self.counts(message["usage"])}
+        return {"custom_id": name, "result": {"type": "succeeded", "message": told}}
 
     def _batch_json(self, batch: Batch) -> dict[str, Any]:
         ended = time.monotonic() >= batch.ends_at

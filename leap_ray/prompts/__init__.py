@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,25 @@ import jinja2
 from leap_ray.types import digest
 
 FOLDER = Path(__file__).parent
+_OWN_TAG = re.compile(  # the tags between which a teacher is shown an attempt
+    r"<(?=\s*/?\s*(?:task|privileged_state|attempt|step|observation|available_actions|student_reason|student_action|action|"
+    r"final_observation)\b)",
+    re.IGNORECASE,
+)
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["data"] = data
+    return environment
+
+
+def data(text: str) -> str:
+    """A text that an environment or a model wrote, as it stands between our tags: it can neither close nor open one of them."""
+    return _OWN_TAG.sub("&lt;", text)
 
 
 def render(template: str, **values: Any) -> str:

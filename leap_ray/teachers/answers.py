@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from leap_ray.teachers.actions import has_placeholders
+from leap_ray.teachers.calls import printable
 from leap_ray.types import Episode
+
+MOST_OBJECTS = 200  # places of an answer's text at which an object is looked for
+_THOUGHTS_END = "</think>"
+_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +62,104 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 def read(text: str, *, step: int | None = None) -> Reading:
     """The answer's content. `step`: the one step (0-based) that a per-step answer is about.
 
-    An answer that was cut keeps its whole entries; the caller sees from the missing ones what to ask again.
+    Models that are not held to the schema put thoughts before the answer, fences and words around it, commas at its end: all
+    that is read the same way for one step and for all. An answer that was cut keeps its whole entries; the caller sees from the
+    missing ones what to ask again.
     """
+    said = _after_thoughts(text)
+    wanted = _one_step if step is not None else _all_steps
+    for form in (said, _COMMA.sub(lambda match: match.group(1) or "", said)):
+        if answers := [answer for plain in _objects(form) if (answer := wanted(plain, step)) is not None]:
+            return answers[-1]  # words before the answer may hold an example of it
+    if step is None and (entries := _whole_entries(said)):
+        return Reading(drafts=_drafts(entries))
+    return Reading(trouble=_trouble(said, step))
+
+
+def _all_steps(plain: Any, _: int | None) -> Reading | None:
+    entries = plain.get("steps") if isinstance(plain, dict) else plain
+    if not isinstance(entries, list) or (isinstance(plain, list) and not _drafts(entries)):
+        return None
+    summary = plain.get("summary", "") if isinstance(plain, dict) else ""
+    return Reading(printable(summary) if isinstance(summary, str) else "", _drafts(entries))
+
+
+def _one_step(plain: Any, step: int | None) -> Reading | None:
+    """An answer about one step: its reason and action, or the form of all steps with this one in it."""
+    assert step is not None
+    if isinstance(plain, dict) and isinstance(plain.get("steps"), list):
+        draft = _drafts(plain["steps"]).get(step)
+        return Reading(drafts={step: draft}) if draft else None
+    drafts = _drafts([{**plain, "step": step + 1}]) if isinstance(plain, dict) else {}
+    return Reading(drafts=drafts) if drafts else None
+
+
+def _trouble(text: str, step: int | None) -> str:
+    """Why nothing could be read."""
     try:
         plain = json.loads(text)
     except json.JSONDecodeError as error:
-        if step is None and (entries := _whole_entries(text)):
-            return Reading(drafts=_drafts(entries))
-        return Reading(trouble=f"it is not JSON ({error.msg} at character {error.pos}).")
+        return f"it is not JSON ({error.msg} at character {error.pos})."
+    except (ValueError, RecursionError):
+        return "it is not JSON that can be read."
     if not isinstance(plain, dict):
-        return Reading(trouble="it is not a JSON object.")
-    if step is not None:
-        return Reading(drafts=_drafts([{**plain, "step": step + 1}]))
-    entries = plain.get("steps")
-    if not isinstance(entries, list):
-        return Reading(trouble="it has no list `steps`.")
-    return Reading(str(plain.get("summary", "")), _drafts(entries))
+        return "it is not a JSON object."
+    return "it has no list `steps`." if step is None else "it has no strings `reason` and `action`."
+
+
+def _after_thoughts(text: str) -> str:
+    """The answer without the model's thoughts before it; nothing where the thoughts never end."""
+    if _parsed(text) is not None:
+        return text
+    _, mark, after = text.rpartition(_THOUGHTS_END)
+    if mark and "{" in after:
+        return after
+    return "" if text.lstrip().startswith("<think>") and not mark else text
+
+
+def _objects(text: str) -> Iterator[Any]:
+    """The whole text as JSON, else every object in it, in order."""
+    if (plain := _parsed(text)) is not None:
+        yield plain
+        return
+    decoder, at = json.JSONDecoder(), 0
+    for _ in range(MOST_OBJECTS):
+        places = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
+        if not places:
+            return
+        at = min(places)
+        try:
+            plain, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at += 1
+            continue
+        yield plain
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _drafts(entries: list[Any]) -> dict[int, Draft]:
     drafts: dict[int, Draft] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        number = _number(entry.get("step")) if isinstance(entry, dict) else None
+        if number is None:
             continue
         reason, action = entry.get("reason"), entry.get("action")
         if isinstance(reason, str) and isinstance(action, str):
-            drafts.setdefault(entry["step"] - 1, Draft(" ".join(reason.split()), action.strip()))
+            drafts.setdefault(number - 1, Draft(" ".join(printable(reason).split()), printable(action).strip()))
     return drafts
+
+
+def _number(value: Any) -> int | None:
+    """A step's number; some models write it as a string."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _whole_entries(text: str) -> list[Any]:
@@ -95,7 +172,7 @@ def _whole_entries(text: str) -> list[Any]:
         at += len(text[at:]) - len(text[at:].lstrip(", \t\r\n"))
         try:
             entry, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
         entries.append(entry)
     return entries

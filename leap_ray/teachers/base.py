@@ -18,5 +18,9 @@ class Teacher(Protocol):
         ...
 
     async def annotate(self, episode: Episode) -> Episode:
-        """The demonstration with a reason for each step, from what was seen up to it; actions never change."""
+        """The demonstration with a reason for each step, from what was seen up to it; actions never change.
+
+        `Episode.annotations` tells what became of each step's reason: CORRECTED where it was written, else why the demonstrator's
+        own stands.
+        """
         ...

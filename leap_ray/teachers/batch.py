@@ -14,10 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leap_ray.errors import UserError
+from leap_ray.teachers.books import FAULTS, books_error
 from leap_ray.teachers.calls import Answer, Attempts, CallFailed, Reply, Request, Stop
 from leap_ray.teachers.claude import ClaudeProvider
 from leap_ray.teachers.desk import Budget
+from leap_ray.teachers.forms import Form
+from leap_ray.teachers.health import Health, cannot_be_asked
 from leap_ray.teachers.prices import Prices
+from leap_ray.teachers.refusals import Meaning, refusal_of
 from leap_ray.teachers.store import Store
 
 MOST = 10_000  # requests of one batch
@@ -26,6 +30,7 @@ TRIES = 2  # batches a request may be in, where it expires or fails on the provi
 CLOCK_SKEW = 900.0  # seconds that the provider's clock and ours may differ
 GRACE = 60.0  # seconds after which a creation without an answer, that nobody finds, is taken not to have happened
 KEPT = 86_400.0  # seconds for which a batch exists for certain
+OUTAGE = 900.0  # seconds without an answer of the provider after which the run stops; the batches wait there
 PERMANENT = ("invalid_request_error", "request_too_large", "not_found_error", "permission_error")
 
 
@@ -35,6 +40,23 @@ class _Search:
 
     began: float  # by the monotonic clock
     others: set[str] = field(default_factory=set)
+
+
+class _Outage:
+    """How long the provider has not been reached."""
+
+    def __init__(self, model: str, limit: float) -> None:
+        self.model, self.limit = model, limit
+        self.began: float | None = None
+
+    def over(self) -> None:
+        self.began = None
+
+    def goes_on(self, detail: str) -> None:
+        """Raises UserError once it has lasted too long."""
+        self.began = self.began or time.monotonic()
+        if time.monotonic() - self.began >= self.limit:
+            raise cannot_be_asked(self.model, f"no answer for {self.limit:.0f} s: {detail}")
 
 
 class BatchDesk:
@@ -52,6 +74,7 @@ class BatchDesk:
         quiet: float = 30.0,
         poll: tuple[float, float] = (1.0, 60.0),
         grace: float = GRACE,
+        outage: float = OUTAGE,
     ) -> None:
         self.provider = provider
         self.store = store
@@ -61,6 +84,9 @@ class BatchDesk:
         self.grace = grace
         totals = store.totals()
         self.budget = Budget(budget, totals["dollars"] + totals["uncertain"])
+        self.health = Health(prices.model, answered=totals["calls"].get("done", 0) > 0)
+        self._forms: dict[str, Form] = {}  # in which a request under way was sent, by its key
+        self._outage = _Outage(prices.model, outage)
         self._futures: dict[str, asyncio.Future[Answer]] = {}
         self._requests: dict[str, Request] = {}
         # What the desk before us sent may still cost its most, whether it is asked for again or not.
@@ -88,7 +114,12 @@ class BatchDesk:
         """What was asked and spent so far."""
         open_batches = self.store.batches("planned", "sent")
         waiting = {"batches": len(open_batches), "open": len(self._futures), "prices_as_of": self.prices.as_of}
-        return {**self.store.totals(), **waiting}
+        return {**self.store.totals(), **waiting, "notes": list(self.provider.notes)}
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was paid stands in the books: a batch's results stay at the provider until they do."""
+        return True
 
     async def close(self) -> None:
         """Stop polling. Batches under way stay where they are, to be collected by the next desk."""
@@ -119,12 +150,13 @@ class BatchDesk:
                 collected = await self._collect()
                 delay = self.poll[0] if collected else min(self.poll[1], delay * 1.5)
                 await asyncio.sleep(min(delay, self.quiet) if self._gathered else delay)
-        except Exception as error:  # nobody else would tell those who wait
+        except Exception as fault:  # nobody else would tell those who wait
+            error = books_error(self.store.folder, fault) if isinstance(fault, FAULTS) else fault
             for key in list(self._futures):
                 future = self._futures.pop(key)
                 if not future.done():
                     future.set_exception(error)
-            raise
+            raise error from None
 
     async def _submit(self) -> None:
         requests, size = [], 0
@@ -135,19 +167,26 @@ class BatchDesk:
             requests.append(self._gathered.pop(request.key))
         bounds = [self.prices.bound(request, batch=True) for request in requests]
         intent = self.store.plan_batch(requests, bounds)
+        self._forms |= {request.key: self.provider.form for request in requests}
         while True:
             try:
                 self.store.set_batch(intent, "sent", await self.provider.create_batch(requests))
+                self._outage.over()
                 return
             except CallFailed as error:
-                if error.fatal:
+                if error.fatal or error.meaning is Meaning.FORBIDDEN:
                     self._give_up(intent, error.detail)
-                    raise UserError(f"the teacher cannot be asked in batches: {error.detail}") from None
+                    raise cannot_be_asked(self.prices.model, error.detail) from None
                 if error.unsure:
                     return  # `planned`: to be looked for
-                if not error.detail.startswith(("HTTP 429", "HTTP 529")):
+                if error.meaning is not Meaning.LATER:
                     self._give_up(intent, error.detail, final=True)
                     return
+                try:
+                    self._outage.goes_on(error.detail)
+                except UserError:
+                    self._give_up(intent, error.detail)
+                    raise
                 await asyncio.sleep(self.poll[0])
 
     async def _collect(self) -> bool:
@@ -157,12 +196,16 @@ class BatchDesk:
             try:
                 for name in [batch["id"]] if batch["id"] else await self._candidates(batch):
                     if await self.provider.batch_ended(name):
-                        collected |= self._take(batch, name, await self.provider.batch_results(name))
+                        results = await self.provider.batch_results(name, self._requests)
+                        collected |= self._take(batch, name, results)
+                self._outage.over()
             except CallFailed as error:
                 if error.detail.startswith("HTTP 404") and time.time() - batch["planned_at"] > KEPT:
                     self._give_up(batch["intent"], "the provider has the batch no longer")
-                elif error.fatal:
-                    raise UserError(f"batch {batch['id']} cannot be collected: {error.detail}") from None
+                elif error.fatal or error.meaning is Meaning.FORBIDDEN:
+                    raise cannot_be_asked(self.prices.model, f"batch {batch['id']}: {error.detail}") from None
+                else:
+                    self._outage.goes_on(error.detail)
         return collected
 
     async def _candidates(self, batch: dict[str, Any]) -> list[str]:
@@ -185,27 +228,43 @@ class BatchDesk:
             if search := self._looking.get(batch["intent"]):
                 search.others.add(name)
             return False
-        for key, row in rows.items():
-            self._settle(key, row, results.get(key, "missing from the results"))
+        replies = {key: result for key, result in results.items() if isinstance(result, Reply)}
+        for key in [key for key in rows if key in replies]:
+            self._answer(key, rows.pop(key), replies[key])
+        details = {key: str(results.get(key, "missing from the results")) for key in rows}
+        failures = {key: failure for key, row in rows.items() if (failure := self._fail(key, row, details[key]))}
         self.store.set_batch(batch["intent"], "ended", name)
+        for failure in failures.values():  # all of it is in the books, and nobody was told: a failure may end the run
+            self.health.failed(failure)
+        for key, failure in failures.items():
+            self._resolve(key, Answer(key, stop=Stop.FAILED, detail=failure.detail))
         return True
 
-    def _settle(self, key: str, row: int, result: Reply | str) -> None:
-        attempts = Attempts(sent=1)
-        if isinstance(result, Reply):
-            dollars = self.prices.dollars(result.usage, batch=True)
-            answer = Answer(key, result.text, result.stop, result.usage, dollars, result.detail)
-            self.store.done(row, answer, attempts, result.request_id)
+    def _answer(self, key: str, row: int, reply: Reply) -> None:
+        dollars = self.prices.dollars(reply.usage, batch=True)
+        answer = Answer(key, reply.text, reply.stop, reply.usage, dollars, reply.detail)
+        self.store.done(row, answer, Attempts(sent=1), reply.request_id)
+        self.health.succeeded()
+        self._resolve(key, answer)
+
+    def _fail(self, key: str, row: int, detail: str) -> CallFailed | None:
+        """Book a request without an answer, and gather it for another batch; else its failure, which nobody was told yet."""
+        permanent, request = detail.startswith(PERMANENT), self._requests.get(key)
+        meaning = refusal_of(400, detail).meaning if permanent else Meaning.THIS
+        if meaning is Meaning.FLAGGED and self.health.answered:
+            answer = Answer(key, stop=Stop.REFUSAL, detail=detail)
+            self.store.done(row, answer, Attempts(sent=1))
             self._resolve(key, answer)
-            return
-        self.store.failed(row, result, attempts)
-        request = self._requests.get(key)
-        again = self.store.batch_tries(key) < TRIES and not result.startswith(PERMANENT)
+            return None
+        self.store.failed(row, detail, Attempts(sent=1))
+        again = self.store.batch_tries(key) < TRIES
+        if permanent and request is not None:  # in another form it may be taken
+            again = self.provider.adapt(detail, request, self._forms.get(key, self.provider.form))
         if request is not None and again:
             self._gathered[key] = request  # its reservation stays
             self._last = time.monotonic()
-        else:
-            self._resolve(key, Answer(key, stop=Stop.FAILED, detail=result))
+            return None
+        return CallFailed(detail, meaning)
 
     def _give_up(self, intent: str, detail: str, *, final: bool = False) -> None:
         """A batch that does not exist: its requests are gathered anew, or failed."""
@@ -213,8 +272,8 @@ class BatchDesk:
             if final:
                 self.store.failed(row, detail, Attempts(sent=1))
                 self._resolve(key, Answer(key, stop=Stop.FAILED, detail=detail))
-            else:
-                self._settle(key, row, detail)
+            elif failure := self._fail(key, row, detail):
+                self._resolve(key, Answer(key, stop=Stop.FAILED, detail=failure.detail))
         self.store.set_batch(intent, "ended", None)
 
     def _resolve(self, key: str, answer: Answer) -> None:

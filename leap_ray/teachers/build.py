@@ -10,6 +10,8 @@ from leap_ray.config import DomainConfig, StudentConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState, make_env, traits_of
 from leap_ray.errors import UserError
 from leap_ray.teachers.base import Teacher
+from leap_ray.teachers.disks import check_local
+from leap_ray.teachers.keys import check_key, endpoint, read_key
 from leap_ray.teachers.symbolic import SymbolicTeacher
 from leap_ray.types import Correction, Episode
 
@@ -50,20 +52,23 @@ def build_teacher(
     seed: int = 0,
     student: Any = None,
     student_config: StudentConfig | None = None,
+    key: str | None = None,
 ) -> Teacher:
     """The configured teacher. `folder` keeps its ledger and cache; `student` is the student's server, where it teaches.
 
-    Raises UserError for what is missing: a key, a price, a domain without experts, a student for the teachers that need one.
+    `key`: of the paid API; None: this process's environment holds it. Raises UserError for what is missing: a key, a price, a
+    domain without experts, a student for the teachers that need one.
     """
-    check_teacher(config)
+    check_teacher(config, key)
     if config.kind == "symbolic":
         return _symbolic(config, domains, seed)
     if config.kind in PAID:
         from leap_ray.teachers.prompted import PromptedTeacher
         from leap_ray.teachers.sender import SenderClient
 
+        key = check_key(config, read_key(config) if key is None else key)
         facts = {name: traits.domain_facts for name, traits in traits_of(domains).items()}
-        return PromptedTeacher(SenderClient(config, folder), config, facts)
+        return PromptedTeacher(SenderClient(config, folder, key), config, facts)
     if student is None or student_config is None:
         raise UserError(f"teacher.kind {config.kind!r} needs the student's server")
     from leap_ray.teachers.constrained import ConstrainedTeacher
@@ -74,42 +79,46 @@ def build_teacher(
     return kind(student, load_prompter(student_config), config, domains, seed=seed, **limits)
 
 
-def build_desk(config: TeacherConfig, folder: Path) -> Any:
+def build_desk(config: TeacherConfig, folder: Path, key: str) -> Any:
     """The desk of a paid teacher, over its folder's store. Called inside a running event loop."""
     from leap_ray.teachers.batch import BatchDesk
-    from leap_ray.teachers.claude import ClaudeProvider, api_key
+    from leap_ray.teachers.claude import ClaudeProvider
     from leap_ray.teachers.desk import Desk
-    from leap_ray.teachers.openai_compatible import OpenAIProvider, optional_key
+    from leap_ray.teachers.openai_compatible import OpenAIProvider
     from leap_ray.teachers.prices import prices_of
     from leap_ray.teachers.rate import Gate
     from leap_ray.teachers.store import Store
 
     store = Store(folder, Path(config.cache_dir).expanduser() if config.cache_dir else None)
     prices, gate = prices_of(config.model, config.prices), Gate(config.concurrency)
-    settings: Any = {"base_url": config.base_url, "timeout": config.timeout, "max_retries": config.max_retries}
+    limits: Any = {"timeout": config.timeout, "max_retries": config.max_retries}
+    settings: Any = {"key": check_key(config, key), "base_url": endpoint(config), **limits}
     if config.kind == "openai":
-        provider = OpenAIProvider(gate, key=optional_key(config.api_key_env), **settings)
-        return Desk(provider, store, prices, gate, config.budget_dollars)
-    provider = ClaudeProvider(gate, key=api_key(config.api_key_env), **settings)
+        return Desk(OpenAIProvider(gate, **settings), store, prices, gate, config.budget_dollars)
+    provider = ClaudeProvider(gate, **settings)
     if config.mode == "batch":
         return BatchDesk(provider, store, prices, budget=config.budget_dollars, quiet=config.batch_quiet)
     return Desk(provider, store, prices, gate, config.budget_dollars)
 
 
-def check_teacher(config: TeacherConfig) -> None:
-    """What can be found wrong before anything starts. Raises UserError."""
+def check_teacher(config: TeacherConfig, key: str | None = None) -> None:
+    """What can be found wrong before anything starts. `key`: None: this process's environment holds it. Raises UserError."""
     if config.kind not in PAID:
         return
-    from leap_ray.teachers.claude import api_key
     from leap_ray.teachers.prices import prices_of
 
-    prices_of(config.model, config.prices)
-    if config.kind == "claude":
-        api_key(config.api_key_env)
-        if config.mode == "live" and config.max_tokens > STREAMING:
-            raise UserError(f"teacher.max_tokens: {config.max_tokens} is above {STREAMING}, the most of a live call")
     if config.kind == "openai" and config.mode == "batch":
         raise UserError("teacher.mode: batch is for kind claude; an OpenAI-compatible server is asked live")
+    if config.kind == "openai" and config.model == TeacherConfig.model:
+        raise UserError(
+            f"teacher.model is still {config.model!r}, the default of kind claude: name a model of {endpoint(config)}"
+        )
+    if config.cache_dir:
+        check_local(Path(config.cache_dir).expanduser(), "teacher.cache_dir")
+    prices_of(config.model, config.prices)
+    check_key(config, read_key(config) if key is None else key)
+    if config.kind == "claude" and config.mode == "live" and config.max_tokens > STREAMING:
+        raise UserError(f"teacher.max_tokens: {config.max_tokens} is above {STREAMING}, the most of a live call")
 
 
 def load_prompter(config: StudentConfig) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
+from leap_ray.teachers.refusals import Meaning
 from leap_ray.types import digest
 
 
@@ -52,6 +53,11 @@ class Request:
         return digest(self.model, self.system, turns, self.schema, self.max_tokens, self.effort, length=32)
 
     @property
+    def text(self) -> str:
+        """All that is sent, the schema included."""
+        return "\n".join([self.system, *(turn.text for turn in self.turns), str(self.schema or "")])
+
+    @property
     def characters(self) -> int:
         """Length of all that is sent."""
         return len(self.system) + sum(len(turn.text) for turn in self.turns) + len(str(self.schema or ""))
@@ -69,23 +75,30 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A provider's answer to one request."""
+    """A provider's answer to one request. `estimated`: the provider counted no tokens, so `usage` is our estimate."""
 
     text: str
     stop: Stop
     usage: Usage
     request_id: str = ""
     detail: str = ""
+    estimated: bool = False
 
 
 class CallFailed(Exception):
-    """No answer, after the SDK's own retries. `fatal`: no request will get one (a wrong key, no credit, no such model)."""
+    """No answer, after the SDK's own retries. `paid`: what was charged nevertheless, where the provider says so."""
 
-    def __init__(self, detail: str, *, fatal: bool = False) -> None:
+    def __init__(self, detail: str, meaning: Meaning = Meaning.LATER, paid: Usage = Usage()) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.fatal = fatal
+        self.meaning = meaning
+        self.paid = paid
         self.unsure = False  # of a batch's creation: it may have happened
+
+    @property
+    def fatal(self) -> bool:
+        """Whether no request will be answered: a wrong key, no credit, no such model."""
+        return self.meaning is Meaning.EVERY
 
 
 def without(secret: str, text: str) -> str:
@@ -122,8 +135,15 @@ class Answer:
     cached: bool = False
 
 
+def printable(text: str) -> str:
+    """The text with halves of surrogate pairs joined, and lone ones replaced: JSON may hold them, UTF-8 cannot."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class Provider(Protocol):
     """One SDK. `call` raises CallFailed; it retries as its SDK does and nothing else does."""
+
+    notes: list[str]  # what was adapted to the server, for people
 
     async def call(self, request: Request, attempts: Attempts) -> Reply: ...
 

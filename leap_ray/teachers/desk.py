@@ -10,10 +10,12 @@ import asyncio
 import math
 from typing import Any
 
-from leap_ray.errors import UserError
-from leap_ray.teachers.calls import Answer, Attempts, CallFailed, Provider, Reply, Request, Stop, Usage
+from leap_ray.teachers.books import Books
+from leap_ray.teachers.calls import Answer, Attempts, CallFailed, Provider, Request, Stop, Usage
+from leap_ray.teachers.health import Health
 from leap_ray.teachers.prices import Prices
 from leap_ray.teachers.rate import Gate
+from leap_ray.teachers.refusals import Meaning
 from leap_ray.teachers.store import Store
 
 
@@ -68,19 +70,23 @@ class Desk:
         self.store = store
         self.prices = prices
         self.gate = gate
+        self.books = Books(store)
         for call in store.lost():
             store.write_off(call["n"], self._guess())
         totals = store.totals()
+        self.health = Health(prices.model, answered=totals["calls"].get("done", 0) > 0)
         self.budget = Budget(budget, totals["dollars"] + totals["uncertain"])
         self._open: dict[str, asyncio.Task[Answer]] = {}
 
     async def ask(self, request: Request) -> Answer:
         """The answer: kept, under way, or paid for now. What went wrong with one request is its `stop` and `detail`.
 
-        Raises UserError for what is wrong with all of them: the key, the credit, the model's name.
+        Raises UserError for what is wrong with all of them: the key, the credit, the model's name, a provider that does not
+        answer, books that cannot be written.
         """
-        if kept := self.store.answer(request.key):
+        if kept := self.books.answer(request.key):
             return kept
+        self.books.check()
         task = self._open.get(request.key)
         if task is None:
             task = self._open[request.key] = asyncio.create_task(self._buy(request))
@@ -89,13 +95,19 @@ class Desk:
 
     async def totals(self) -> dict[str, Any]:
         """What was asked and spent so far; `open` counts the calls under way."""
-        window = {"window": self.gate.window, "in_flight": len(self.gate.flying)}
+        window = {"window": self.gate.window, "in_flight": len(self.gate.flying), "notes": list(self.provider.notes)}
         return {**self.store.totals(), **window, "open": len(self._open), "prices_as_of": self.prices.as_of}
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was paid stands in the books; tries once more."""
+        return self.books.try_again()
 
     async def close(self) -> None:
         """Wait for what is under way, then close."""
         await asyncio.gather(*self._open.values(), return_exceptions=True)
         await self.provider.close()
+        self.books.try_again()
         self.store.close()
 
     async def _buy(self, request: Request) -> Answer:
@@ -103,33 +115,40 @@ class Desk:
         ticket = await self.budget.reserve(bound)
         if ticket is None:
             return Answer(request.key, stop=Stop.BUDGET, detail=f"the limit of {self.budget.limit:g} dollars")
-        spent, attempts = 0.0, Attempts()
+        attempts, spent = Attempts(), 0.0
         attempts.bearable = lambda: self.budget.raise_to(ticket, bound + attempts.undelivered * self._guess())
-        pace = await self.gate.enter(request)
-        row = self.store.sent(request, "live")
+        pace: int | None = None
         usage: Usage | None = None
         try:
-            reply = await self.provider.call(request, attempts)
-            usage = reply.usage
-            answer = self._answer(request, reply)
+            pace = await self.gate.enter(request)
+            self.health.check()
+            row = self.books.open_row(request)
+            answer, name, error = await self._call(request, attempts)
+            usage = None if error else answer.usage
             uncertain = attempts.undelivered * self._guess()
-            self.store.done(row, answer, attempts, reply.request_id, uncertain)
-            spent = answer.dollars + uncertain
-            return answer
-        except CallFailed as error:
-            uncertain = attempts.undelivered * self._guess()
-            self.store.failed(row, error.detail, attempts, uncertain)
-            spent = uncertain
-            if error.fatal:
-                raise UserError(f"the teacher {request.model!r} cannot be asked: {error.detail}") from None
-            return Answer(request.key, stop=Stop.FAILED, detail=error.detail)
+            spent = answer.dollars + uncertain  # before it is written: what no book shows was paid nevertheless
+            self.books.close_row(row, answer, attempts, name, uncertain)
         finally:
-            self.gate.leave(pace, request, usage)
+            if pace is not None:
+                self.gate.leave(pace, request, usage)
             self.budget.settle(ticket, spent)
+        if error is None:
+            self.health.succeeded()
+        else:
+            self.health.failed(error)
+        return answer
 
-    def _answer(self, request: Request, reply: Reply) -> Answer:
+    async def _call(self, request: Request, attempts: Attempts) -> tuple[Answer, str, CallFailed | None]:
+        """(the answer, the provider's name for it, why there is none)."""
+        try:
+            reply = await self.provider.call(request, attempts)
+        except CallFailed as error:
+            flagged = error.meaning is Meaning.FLAGGED and self.health.answered
+            dollars = self.prices.dollars(error.paid)
+            stop = Stop.REFUSAL if flagged else Stop.FAILED
+            return Answer(request.key, "", stop, error.paid, dollars, error.detail), "", error
         dollars = self.prices.dollars(reply.usage)
-        return Answer(request.key, reply.text, reply.stop, reply.usage, dollars, reply.detail)
+        return Answer(request.key, reply.text, reply.stop, reply.usage, dollars, reply.detail), reply.request_id, None
 
     def _guess(self) -> float:
         """What an attempt that was never answered may have cost: the mean call so far, or a middling one before the first."""

@@ -13,6 +13,7 @@ import yaml
 
 from leap_ray.errors import UserError
 from leap_ray.teachers.calls import Request, Usage
+from leap_ray.teachers.usage import OVERHEAD, most
 
 KINDS = ("input", "output", "cache_write", "cache_read")
 TABLE = Path(__file__).with_name("prices.yaml")
@@ -51,9 +52,8 @@ class Prices:
         return rates.dollars(usage) * (self.batch_factor if batch else 1.0)
 
     def bound(self, request: Request, *, batch: bool = False) -> float:
-        """More than the request can cost: two bytes a token, all of it written to the cache, and the longest answer."""
-        size = len(request.system.encode()) + sum(len(turn.text.encode()) for turn in request.turns)
-        tokens = (size + len(str(request.schema or ""))) // 2 + 500
+        """The most that the request can cost: a token for every byte, all of it written to the cache, and the longest answer."""
+        tokens = most(request.text) + OVERHEAD
         return self.dollars(Usage(cache_write=tokens, output=request.max_tokens), batch=batch)
 
 

@@ -18,7 +18,7 @@ from leap_ray.envs.base import PrivilegedState
 from leap_ray.prompts import folder_hash, render
 from leap_ray.teachers.actions import canonical, fit, has_placeholders, meaning
 from leap_ray.teachers.answers import Draft, Reading, enumerable, read, schema
-from leap_ray.teachers.calls import Answer, Ask, Request, Stop, Turn
+from leap_ray.teachers.calls import Answer, Ask, Request, Stop, Turn, printable
 from leap_ray.teachers.choose import Verdict, choose
 from leap_ray.teachers.leaks import find_leaks, seen_until
 from leap_ray.types import Correction, Episode, Outcome
@@ -94,11 +94,7 @@ class PromptedTeacher:
         texts = [render("teacher/demonstration.j2", instruction=episode.instruction, steps=steps) for steps in seen]
         talks = self._talks(episode, texts, "annotate_system.j2")
         verdicts = await self._hold(episode, talks, AnnotationCheck(episode), "annotate")
-        steps = []
-        for t, step in enumerate(episode.steps):
-            written = verdicts[t].outcome is Outcome.AGREED and verdicts[t].reason
-            steps.append(dataclasses.replace(step, reason=verdicts[t].reason) if written else step)
-        return dataclasses.replace(episode, steps=tuple(steps))
+        return with_reasons(episode, [verdicts[t] for t in range(len(episode.steps))])
 
     async def totals(self) -> dict[str, Any]:
         """The desk's sums: calls, tokens, dollars."""
@@ -167,11 +163,11 @@ class PromptedTeacher:
         return checked.problems | checked.verdicts
 
     async def _ask(self, episode: Episode, talk: Talk, purpose: str) -> Answer:
-        actions = enumerable(episode, self.config.enumerate_up_to)
+        actions = tuple(printable(action) for action in enumerable(episode, self.config.enumerate_up_to))
         request = Request(
             model=self.config.model,
-            system=talk.system,
-            turns=talk.turns,
+            system=printable(talk.system),
+            turns=tuple(dataclasses.replace(turn, text=printable(turn.text)) for turn in talk.turns),
             max_tokens=self.config.max_tokens,
             schema=schema(actions, per_step=talk.step is not None),
             effort=self.config.effort,
@@ -182,6 +178,18 @@ class PromptedTeacher:
         answer = await self.desk.ask(request)
         talk.dollars += answer.dollars
         return answer
+
+
+def with_reasons(episode: Episode, verdicts: Sequence[Verdict]) -> Episode:
+    """The demonstration with the reasons of AGREED verdicts, and what became of every step's reason."""
+    pairs = list(zip(episode.steps, verdicts, strict=True))
+    written = [verdict.outcome is Outcome.AGREED and bool(verdict.reason) for _, verdict in pairs]
+    steps = [dataclasses.replace(s, reason=v.reason) if new else s for (s, v), new in zip(pairs, written)]
+    outcomes = (
+        Outcome.CORRECTED if new else Outcome.UNPARSED if v.outcome is Outcome.AGREED else v.outcome
+        for (_, v), new in zip(pairs, written)
+    )
+    return dataclasses.replace(episode, steps=tuple(steps), annotations=tuple(outcomes))
 
 
 class Check:

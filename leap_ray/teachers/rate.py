@@ -9,6 +9,7 @@ headers, refusals alone steer: the window halves at each burst of them and grows
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from leap_ray.teachers.calls import Request, Usage
 
 MARGIN = 0.002  # of a minute's limit, left untouched in each bucket
+LONGEST_PAUSE = 90.0  # seconds for which one refusal can stop everybody: what lasts longer is no rate limit
 DIMENSIONS = {"requests": "requests", "input": "input-tokens", "output": "output-tokens"}
 
 
@@ -143,7 +145,7 @@ class Gate:
         return min(remaining, max(bucket.level, remaining - later))
 
     def _slow_down(self, now: float, retry_after: float | None) -> None:
-        wait = 1.0 if retry_after is None else retry_after
+        wait = min(1.0 if retry_after is None else retry_after, LONGEST_PAUSE)
         self.paused_until = max(self.paused_until, now + wait)
         if now >= self._calm_until:
             self.window = max(1.0, self.window * (0.8 if self.buckets else 0.5))
@@ -163,7 +165,9 @@ class Gate:
 
 
 def _number(text: str | None) -> float | None:
+    """A header's number; None for what is none, negative or without end."""
     try:
-        return None if text is None else float(text)
+        number = None if text is None else float(text)
     except ValueError:
         return None
+    return number if number is not None and 0 <= number < math.inf else None

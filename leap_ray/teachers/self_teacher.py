@@ -20,10 +20,11 @@ from leap_ray.prompts import folder_hash, render
 from leap_ray.teachers.actions import canonical, meaning
 from leap_ray.teachers.answers import Draft, Reading
 from leap_ray.teachers.choose import Verdict, choose
-from leap_ray.teachers.prompted import TELLING, AnnotationCheck, Check
+from leap_ray.teachers.prompted import TELLING, AnnotationCheck, Check, with_reasons
 from leap_ray.types import Correction, Episode, Outcome, Sampling, digest
 
 TRIES = 2
+LEAST_ANSWER = 64  # tokens that an answer needs room for
 
 
 class TooLong(Exception):
@@ -73,6 +74,24 @@ class Hindsight:
         return parse(text, self.prompter.dialect, self.domains[episode.task.domain].multiline)
 
 
+class Bounded:
+    """A student's server that is asked so many things at once: what waits here does not use up a request's time there."""
+
+    def __init__(self, student: Any, most: int) -> None:
+        self._student = student
+        self._room = asyncio.Semaphore(most)
+
+    async def complete(self, *args: Any, **named: Any) -> Any:
+        """One completion; see `policy.Completer`."""
+        async with self._room:
+            return await self._student.complete(*args, **named)
+
+    async def score(self, *args: Any, **named: Any) -> Any:
+        """Scores of one prompt's candidates; see `constrained.Scorer`."""
+        async with self._room:
+            return await self._student.score(*args, **named)
+
+
 class SelfTeacher:
     """The student as its own teacher (LEAP, self-improvement)."""
 
@@ -87,11 +106,9 @@ class SelfTeacher:
         max_length: int = 4096,
         max_tokens: int = 256,
     ) -> None:
-        self.student = student
+        self.student: Any = Bounded(student, config.concurrency)
         self.max_length = max_length  # tokens of the server's context
-        self.max_tokens = min(
-            max_tokens, config.max_tokens
-        )  # of an answer: no longer than the student could say itself
+        self.max_tokens = min(config.max_tokens, max_tokens)  # of an answer: the student could not give a longer one
         self.config = config
         self.hindsight = Hindsight(prompter, domains)
         self.seed = seed
@@ -118,9 +135,9 @@ class SelfTeacher:
     async def annotate(self, episode: Episode) -> Episode:
         """The demonstration with the base student's reason for each action, asked from what was seen up to it."""
         check = AnnotationCheck(episode)
-        reasons = await asyncio.gather(*(self._reason(episode, t, check) for t in range(len(episode.steps))))
-        steps = (dataclasses.replace(s, reason=reason or s.reason) for s, reason in zip(episode.steps, reasons))
-        return dataclasses.replace(episode, steps=tuple(steps))
+        return with_reasons(
+            episode, await asyncio.gather(*(self._reason(episode, t, check) for t in range(len(episode.steps))))
+        )
 
     async def close(self) -> None:
         """The student's server belongs to the run."""
@@ -151,11 +168,12 @@ class SelfTeacher:
             problem = checked.problems[t]
         return problem
 
-    async def _reason(self, episode: Episode, t: int, check: Check) -> str:
+    async def _reason(self, episode: Episode, t: int, check: Check) -> Verdict:
         try:
-            return await self._why(episode, t, check)
-        except TooLong:
-            return ""
+            reason = await self._why(episode, t, check)
+        except TooLong as error:
+            return Verdict(Outcome.FAILED, detail=str(error))
+        return Verdict(Outcome.AGREED if reason else Outcome.UNPARSED, reason)
 
     async def _why(self, episode: Episode, t: int, check: Check, action: str | None = None) -> str:
         """The reason for a given action, from what was seen; "" if none passes the check."""
@@ -173,19 +191,21 @@ class SelfTeacher:
         name = f"{episode.id}-teacher/{t}-{what.replace('/', '-')}"
         sampling = Sampling(
             temperature=self.config.temperature,
-            max_tokens=self.max_tokens,
+            max_tokens=min(self.max_tokens, self.max_length - len(prompt)),
             stop=(self.hindsight.prompter.end_id,),
         )
         seed = int(digest(self.seed, name, length=7), 16)
         completion = await self.student.complete(prompt, sampling, seed, policy, name)
-        return self.hindsight.parse(episode, completion.ids)
+        said = self.hindsight.parse(episode, completion.ids)
+        cut = completion.finish == "length" and self.hindsight.prompter.text(completion.ids).rstrip().endswith(
+            said.action
+        )
+        return dataclasses.replace(said, action="", reason="") if cut else said  # half an action may be another one
 
     def _check_length(self, prompt: Sequence[int]) -> None:
-        if len(prompt) + self.max_tokens > self.max_length:
-            raise TooLong(
-                f"the teacher's prompt has {len(prompt)} tokens, its answer up to {self.max_tokens}, "
-                f"the student's context {self.max_length}"
-            )
+        room = self.max_length - len(prompt)
+        if room < min(self.max_tokens, LEAST_ANSWER):
+            raise TooLong(f"the teacher's prompt has {len(prompt)} tokens, the student's context {self.max_length}")
 
 
 def _reading(t: int, said: Parsed) -> Reading:

@@ -26,9 +26,11 @@ from typing import Any
 from leap_ray.config import TeacherConfig
 from leap_ray.errors import UserError
 from leap_ray.teachers.calls import Answer, Request
+from leap_ray.teachers.keys import read_key, without_keys
 from leap_ray.types import digest, from_plain, to_plain
 
 LIMIT = 256 * 1024**2  # bytes of one message on the socket
+WRITING = 300.0  # seconds for which a process with unwritten answers waits for room on the disk
 LINGER = 20.0  # seconds without a client and without a call before the process ends
 START = 180.0  # seconds that a sender may take to start or to make room for its successor
 
@@ -68,8 +70,10 @@ class Sender:
     def _may_go(self) -> bool:
         if self.calls or (self.clients and not self.retired):
             self._quiet_since = time.monotonic()
+        quiet = time.monotonic() - self._quiet_since
         ready = self.desk.resumable or not self.calls  # a batch waits at the provider for whoever comes next
-        return (self.retired and ready) or time.monotonic() - self._quiet_since > LINGER
+        leaving = (self.retired and ready) or quiet > LINGER
+        return leaving and (self.desk.settled or quiet > WRITING)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.clients += 1
@@ -113,7 +117,8 @@ class Sender:
 
 
 def main() -> None:
-    """Run a sender: `python -m leap_ray.teachers.sender FOLDER`, its configuration as JSON on standard input."""
+    """Run a sender: `python -m leap_ray.teachers.sender FOLDER`, its configuration and key as JSON on standard input."""
+    from leap_ray.teachers.books import FAULTS, books_error
     from leap_ray.teachers.build import build_desk
 
     folder = Path(sys.argv[1])
@@ -122,17 +127,20 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return  # another one serves this folder
-    config = from_plain(TeacherConfig, json.load(sys.stdin))
+    told = json.load(sys.stdin)  # the key comes this way too: it is in no environment and in no list of processes
+    config, key = from_plain(TeacherConfig, told["config"]), str(told["key"])
 
     async def run() -> None:
-        desk = build_desk(config, folder)
+        desk = build_desk(config, folder, key)
         await Sender(desk, folder, config).serve()
         await desk.close()
 
     try:
         asyncio.run(run())
-    except UserError as error:
-        (folder / "sender.error").write_text(str(error))
+    except (UserError, *FAULTS) as error:
+        error = error if isinstance(error, UserError) else books_error(folder, error)
+        with contextlib.suppress(OSError):
+            (folder / "sender.error").write_text(str(error))
         raise SystemExit(f"error: {error}") from None
 
 
@@ -156,8 +164,9 @@ def _write_private(path: Path, text: str) -> None:
 class SenderClient:
     """The desk of a teacher, reached through its folder's sender, which is started if there is none."""
 
-    def __init__(self, config: TeacherConfig, folder: Path) -> None:
+    def __init__(self, config: TeacherConfig, folder: Path, key: str | None = None) -> None:
         self.config = config
+        self._key = read_key(config) if key is None else key
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._connection: _Connection | None = None
@@ -201,7 +210,10 @@ class SenderClient:
                 if process is None or process.poll() is not None:
                     process = self._start()
                 await asyncio.sleep(0.1)
-        raise UserError(f"the process that asks the teacher did not start: see {self.folder / 'sender.log'}")
+        raise UserError(
+            f"the process that asks the teacher did not start: see {self.folder / 'sender.log'}; one that hangs is named in "
+            "sender.json (pid): end it"
+        )
 
     async def _try(self) -> _Connection | None:
         try:
@@ -232,11 +244,11 @@ class SenderClient:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
+                env=without_keys({**os.environ, "PYTHONPATH": path}, self.config),
             )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(to_plain(self.config)).encode())
+            process.stdin.write(json.dumps({"config": to_plain(self.config), "key": self._key}).encode())
             process.stdin.close()
         return process
 

@@ -10,17 +10,21 @@ that asks the same question gets it for nothing.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from leap_ray.teachers.calls import Answer, Attempts, Request, Stop, Usage
+from leap_ray.teachers.disks import Place, check_local
 from leap_ray.types import digest
 
+log = logging.getLogger(__name__)
 _SCHEMA = """
 create table if not exists calls (
   n integer primary key autoincrement, key text, state text, model text, purpose text, episode text, mode text,
@@ -45,18 +49,32 @@ class Store:
     def __init__(self, folder: Path, shared: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.db = _open(folder / "calls.sqlite")
+        self._place = Place(folder)
+        self.db = _open(self._place.path)
+        if shared:
+            check_local(shared, "teacher.cache_dir")
         self.shared = _open(shared / "answers.sqlite") if shared else None
+        self._torn = False
         self._ledger = _appender(folder / "ledger.jsonl")
         self._written = self._catch_up(folder / "ledger.jsonl")
 
     def answer(self, key: str) -> Answer | None:
         """The answer that was paid for earlier, here or by another run."""
-        for db in filter(None, (self.db, self.shared)):
-            row = db.execute("select * from calls where key = ? and state = 'done' limit 1", (key,)).fetchone()
-            if row is not None:
-                return _answer(row)
+        query = "select * from calls where key = ? and state = 'done' and stop != 'failed' limit 1"
+        if (row := self.db.execute(query, (key,)).fetchone()) is not None:
+            return _answer(row)
+        with self._beside() as shared:
+            row = shared.execute(query, (key,)).fetchone() if shared else None
+            return _answer(row) if row is not None else None
         return None
+
+    @contextmanager
+    def _beside(self) -> Iterator[sqlite3.Connection | None]:
+        """The shared file. It is a help only: when it is locked, full or broken, this run goes on without it."""
+        try:
+            yield self.shared
+        except sqlite3.Error as error:
+            log.warning("the shared answers cannot be used now: %s", error)
 
     def sent(self, request: Request, mode: str) -> int:
         """Record that the request is about to leave. Returns its row."""
@@ -76,12 +94,18 @@ class Store:
             "dollars": answer.dollars, "detail": answer.detail, "request_id": request_id,
         }  # fmt: skip
         self._finish(row, values, attempts, uncertain)
-        if self.shared:
-            self._share(row)
+        self._share(row)
 
-    def failed(self, row: int, detail: str, attempts: Attempts, uncertain: float = 0.0) -> None:
-        """Record that no answer came. `uncertain`: dollars that may have been charged for attempts never answered."""
+    def failed(
+        self, row: int, detail: str, attempts: Attempts, uncertain: float = 0.0, paid: Answer | None = None
+    ) -> None:
+        """Record that no answer came. `uncertain`: dollars that may have been charged for attempts never answered.
+
+        `paid`: usage and dollars of a failure that the provider charged.
+        """
         values = {"state": "failed", "done_at": time.time(), "stop": str(Stop.FAILED), "detail": detail}
+        if paid is not None:
+            values |= {**asdict(paid.usage), "dollars": paid.dollars}
         self._finish(row, values, attempts, uncertain)
 
     def lost(self) -> list[dict[str, Any]]:
@@ -156,6 +180,7 @@ class Store:
 
     def close(self) -> None:
         self.db.close()
+        self._place.leave()
         if self.shared:
             self.shared.close()
         os.close(self._ledger)
@@ -173,17 +198,22 @@ class Store:
     def _share(self, row: int) -> None:
         names = ["key", "state", "model", "purpose", "text", "stop", "input", "output", "cache_write", "cache_read"]
         values = self.db.execute(f"select {', '.join(names)} from calls where n = ?", (row,)).fetchone()
-        assert self.shared is not None
-        with self.shared:
-            marks = ", ".join("?" * len(names))
-            self.shared.execute(f"insert into calls ({', '.join(names)}) values ({marks})", tuple(values))
+        marks = ", ".join("?" * len(names))
+        with self._beside() as shared:
+            if shared is not None:
+                with shared:
+                    shared.execute(f"insert into calls ({', '.join(names)}) values ({marks})", tuple(values))
 
     def _append(self, row: sqlite3.Row) -> None:
         if row["n"] in self._written:
             return
         line = json.dumps({name: row[name] for name in _LEDGER}, separators=(",", ":")) + "\n"
-        os.write(self._ledger, line.encode())
+        data = (b"\n" if self._torn else b"") + line.encode()
+        self._torn = True  # until all of it is there: a full disk takes a part
+        while data:
+            data = data[os.write(self._ledger, data) :]
         os.fsync(self._ledger)
+        self._torn = False
         self._written.add(row["n"])
 
     def _catch_up(self, path: Path) -> set[int]:

@@ -75,11 +75,12 @@ class SymbolicTeacher:
         advices, read, trouble = self._replay(episode, "demonstrator", episode.seed)
         if trouble:
             raise UserError(f"demonstration of {episode.task.id!r}: {trouble}")
-        steps = []
+        steps, outcomes = [], []
         for step, advice in zip(read, advices):
             same = advice is not None and advice.action == canonical(step) and bool(advice.reason)
             steps.append(dataclasses.replace(step, reason=advice.reason) if advice and same else step)
-        return dataclasses.replace(episode, steps=tuple(steps))
+            outcomes.append(Outcome.CORRECTED if same else Outcome.SKIPPED if advice else Outcome.NO_PLAN)
+        return dataclasses.replace(episode, steps=tuple(steps), annotations=tuple(outcomes))
 
     def _replay(self, episode: Episode, kind: str, seed: int) -> tuple[list[Advice | None], list[Step], str]:
         """(the expert's advice before each step, the steps as the environment read them, "").

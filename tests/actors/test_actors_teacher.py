@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import ray
@@ -73,6 +74,44 @@ async def test_an_actor_killed_with_calls_under_way_loses_and_repeats_nothing(ra
     assert totals["dollars"] == pytest.approx(stats["dollars"], abs=1e-9)
     assert sum(row["dollars"] for row in read_ledger(tmp_path)) == pytest.approx(stats["dollars"], abs=1e-9)
     os.kill(json.loads((tmp_path / "sender.json").read_text())["pid"], signal.SIGTERM)
+    ray.kill(teacher)
+
+
+async def test_a_paid_teacher_needs_no_cpu_and_has_the_key_to_itself(ray_session, tmp_path, monkeypatch):
+
+    class Guest:
+        """Takes CPUs. Defined here, so that it travels by value."""
+
+        async def ready(self) -> None:
+            """Once it has them."""
+
+    monkeypatch.setenv("DRIVERS_OWN_KEY", "sk-test-only-here")  # set after Ray: no process of Ray's has it
+    async with AnthropicServer(key="sk-test-only-here") as server:
+        config = TeacherConfig(kind="claude", base_url=server.url, api_key_env="DRIVERS_OWN_KEY")
+        guest = ray.remote(num_cpus=ray.available_resources()["CPU"])(Guest).remote()
+        await guest.ready.remote()  # no CPU is free now, as on a head that has none
+        teacher = start_teacher(config, LOCKERS, tmp_path)
+        episode, state = played(0)
+        async with asyncio.timeout(120):
+            correction = await teacher.correct.remote(episode, state)
+        ray.kill(guest)
+        pid = await teacher.process.remote()
+        environment = Path(f"/proc/{pid}/environ").read_bytes()  # noqa: ASYNC240
+    assert Outcome.FAILED not in {step.outcome for step in correction.steps}
+    assert b"sk-test-only-here" not in environment
+    os.kill(json.loads((tmp_path / "sender.json").read_text())["pid"], signal.SIGTERM)
+    ray.kill(teacher)
+
+
+async def test_a_fault_costs_its_episode_alone(ray_session, tmp_path):
+    teacher = start_teacher(TeacherConfig(kind="claude", api_key_env=KEY_VARIABLE), LOCKERS, tmp_path)
+    episode, _ = played(0)
+    correction = await teacher.correct.remote(episode, None)  # a prompted teacher cannot do without privileged state
+    assert {step.outcome for step in correction.steps} == {Outcome.FAILED} and len(correction.steps) == len(
+        episode.steps
+    )
+    assert "AttributeError" in correction.steps[0].detail
+    assert await teacher.ready.remote()
     ray.kill(teacher)
 
 

@@ -48,6 +48,34 @@ def test_the_bound_is_above_what_a_call_can_cost():
     assert prices.bound(request) > prices.dollars(Usage(cache_write=len(text) // 3, output=request.max_tokens))
 
 
+@pytest.mark.parametrize(
+    "text", ["7391" * 500, "\u13a0\U00013000" * 300, "}{[]~^" * 300, "zqxjv" * 300, "go to drawer 12\n" * 200]
+)
+def test_the_bound_holds_for_a_token_of_every_byte(text):
+    prices = prices_of(REQUEST.model)
+    schema = {"type": "string", "enum": [text]}
+    for request in (
+        dataclasses.replace(REQUEST, system=text),
+        dataclasses.replace(REQUEST, turns=(Turn("user", text),)),
+        dataclasses.replace(REQUEST, schema=schema),
+    ):
+        worst = Usage(
+            cache_write=len(text.encode()) + 100, output=request.max_tokens
+        )  # byte-level tokenizers, nothing merged
+        assert prices.bound(request) >= prices.dollars(worst)
+
+
+def test_an_answer_that_failed_is_never_served_again(tmp_path):
+    store = Store(tmp_path)
+    row = store.sent(REQUEST, "live")
+    store.done(row, Answer(REQUEST.key, "", Stop.FAILED, Usage(10, 5), 0.5, "stopped by something"), Attempts(sent=1))
+    assert store.answer(REQUEST.key) is None
+    row = store.sent(REQUEST, "live")
+    store.failed(row, "it broke off", Attempts(sent=1), paid=Answer(REQUEST.key, usage=Usage(10, 5), dollars=0.25))
+    assert store.totals()["dollars"] == 0.75, "what failed was paid nevertheless"
+    store.close()
+
+
 def test_the_ledger_survives_a_torn_line_and_a_missing_one(tmp_path):
     store = Store(tmp_path)
     for n in range(3):

@@ -39,6 +39,21 @@ def test_costs_are_learnt_without_cached_reads():
     assert cost.input == pytest.approx(200, rel=0.01) and cost.output == pytest.approx(80, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "value, longest", [("86400", 90), ("inf", 1), ("nan", 1), ("-5", 1), ("Wed, 21 Oct 2026 07:28:00 GMT", 1)]
+)
+def test_no_header_can_stop_everybody_for_long(value, longest):
+    clock = Clock()
+    gate = Gate(8, clock)
+    gate.saw(429, {"retry-after": value})
+    assert 0 < gate.paused_until <= longest
+    gate.saw(
+        200,
+        headers(requests_limit=value, requests_remaining=value, output_tokens_limit="-1", output_tokens_remaining="0"),
+    )
+    assert set(gate.buckets) <= {"requests"} and all(bucket.limit == 86400 for bucket in gate.buckets.values())
+
+
 async def test_it_waits_for_the_bucket_that_is_empty():
     clock = Clock()
     gate = Gate(8, clock)

@@ -1,5 +1,6 @@
 """The student as its own teacher, and the constrained expert over its weights."""
 
+import asyncio
 import dataclasses
 import math
 
@@ -138,7 +139,7 @@ async def test_a_prompt_that_does_not_fit_costs_its_step(prompter):
 
 
 @pytest.mark.parametrize("kind", [SelfTeacher, ConstrainedTeacher])
-async def test_answers_are_cut_where_the_configuration_says(prompter, kind):
+async def test_answers_of_both_kinds_are_cut_where_the_configuration_says(prompter, kind):
     episode = episode_of(prompter, "dance")
     table = dict.fromkeys(episode.steps[0].candidates, -2.0)
     limits = set()
@@ -159,12 +160,85 @@ async def test_answers_are_cut_where_the_configuration_says(prompter, kind):
         assert limits == {wanted}
 
 
+class Crowd(Scripted):
+    """Counts how many requests are with it at once."""
+
+    now = most = 0
+
+    async def complete(self, *args):
+        return await self._among_others(super().complete(*args))
+
+    async def score(self, *args):
+        return await self._among_others(super().score(*args))
+
+    async def _among_others(self, work):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.001)
+        self.now -= 1
+        return await work
+
+
+@pytest.mark.parametrize("kind", [SelfTeacher, ConstrainedTeacher])
+async def test_no_more_is_asked_at_once_than_the_configuration_says(prompter, kind):
+    episode = episode_of(prompter, *["go to desk 1", "dance", "leave"] * 3)
+    table = {a: -1.0 for step in episode.steps for a in step.candidates}
+    student = Crowd(prompter, ("A shelf it is.", "go to shelf 1"), scores={"plain": table, "privileged": table})
+    config = TeacherConfig(kind="self", concurrency=3, correct="all")
+    teacher = kind(student, prompter, config, CORRIDOR)
+    await asyncio.gather(*(teacher.correct(episode, privileged(episode)) for _ in range(3)))
+    assert student.most == 3
+
+
+class Sampled(Scripted):
+    """Keeps the samplings, and ends every answer at its limit."""
+
+    finish = "stop"
+
+    async def complete(self, prompt_ids, sampling, seed, policy, request_id):
+        self.samplings = [*getattr(self, "samplings", ()), sampling]
+        completion = await super().complete(prompt_ids, sampling, seed, policy, request_id)
+        ids = (
+            completion.ids[:-2] if self.finish == "length" else completion.ids
+        )  # without the end of the turn and a digit
+        return dataclasses.replace(completion, ids=ids, finish=self.finish)
+
+
+@pytest.mark.parametrize(
+    "student_tokens, teacher_tokens, expected", [(200, 16000, 200), (500, 90, 90), (256, 256, 256)]
+)
+async def test_answers_are_cut_where_the_configuration_says(prompter, student_tokens, teacher_tokens, expected):
+    episode = episode_of(prompter, "dance")
+    student = Sampled(prompter, ("A shelf it is.", "go to shelf 1"))
+    config = TeacherConfig(kind="self", max_tokens=teacher_tokens)
+    teacher = SelfTeacher(student, prompter, config, CORRIDOR, max_tokens=student_tokens)
+    await teacher.correct(episode, privileged(episode))
+    assert {sampling.max_tokens for sampling in student.samplings} == {expected}
+
+
+async def test_half_an_action_is_not_taken_for_a_whole_one(prompter):
+    episode = episode_of(prompter, "dance")
+    steps = [dataclasses.replace(s, candidates=(*s.candidates, "go to desk")) for s in episode.steps]
+    episode = dataclasses.replace(episode, steps=tuple(steps))
+    student = Sampled(prompter, ("A desk it is.", "go to desk 1"))
+    student.finish = "length"
+    teacher = SelfTeacher(student, prompter, TeacherConfig(kind="self"), CORRIDOR)
+    correction = await teacher.correct(episode, privileged(episode))
+    assert correction.steps[0].outcome is Outcome.UNPARSED
+
+
 async def test_it_annotates_with_the_base_student(prompter):
     demonstration = dataclasses.replace(episode_of(prompter, "go to desk 1", "dance"), policy="expert:demonstrator")
     student, teacher = self_teacher(prompter, ("Start with the desk.", "go to desk 1"))
     annotated = await teacher.annotate(demonstration)
     assert [s.action for s in annotated.steps] == ["go to desk 1", "dance"]
     assert annotated.steps[0].reason == "Start with the desk."
+    assert annotated.annotations == (
+        Outcome.CORRECTED,
+        Outcome.UNPARSED,
+    )  # nobody explains an action that does not exist
+    _, shy = self_teacher(prompter, ("", ""))
+    assert set((await shy.annotate(demonstration)).annotations) == {Outcome.UNPARSED}
     assert {asked[2] for asked in student.asked} == {"base"} and HIDDEN not in student.asked[0][0]
 
 

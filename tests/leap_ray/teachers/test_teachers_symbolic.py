@@ -141,5 +141,6 @@ async def test_annotate_gives_the_demonstrators_reasons_and_never_changes_action
     assert [s.action for s in annotated.steps] == [s.action for s in demonstration.steps]
     assert annotated.steps[0].reason == ""  # the expert would have gone elsewhere
     assert annotated.steps[2].reason == "The coin is here."
+    assert annotated.annotations[0] is Outcome.SKIPPED and annotated.annotations[2] is Outcome.CORRECTED
     with pytest.raises(UserError, match="differs"):
         await SymbolicTeacher(Corridor(noise="!")).annotate(demonstration)
