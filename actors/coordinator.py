@@ -344,6 +344,7 @@ class Coordinator:
             pool=self.pools[domain.name],
             panel=panel,
             seeds=seeds,
+            max_lost=self.config.rollout.max_lost,
             max_actions=(domain.eval_max_actions or actions) if evaluating else actions,
             threshold=traits.threshold if domain.threshold is None else domain.threshold,
         )
@@ -394,6 +395,8 @@ class Coordinator:
         for kind in records:
             kind.to_parquet()
             kind.close()
+        with gather.lost_episodes(records[0]) as lost:
+            result = {**result, "lost": len(lost)}
         result = {**result, "score_scale": self.traits[domain.name].score_scale}
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
         self.run.finish(stage, result)  # last: a crash in between writes the figures twice rather than never

@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 
-from actors.placement import ENVIRONMENT, place, soon, unwrap
+from actors.placement import ENVIRONMENT, place, soon
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import PrivilegedState, TextEnv, make_env
-from leap_ray.errors import UserError
+from leap_ray.errors import EnvironmentFault, UserError, user_error
 from leap_ray.policy import Completer, Prompter, tokenize
 from leap_ray.rollout import demonstrate, play
 from leap_ray.types import Episode, Sampling, Task
 
 log = logging.getLogger(__name__)
+TRIES = 3  # of an episode, before it is given up
 
 
 @dataclass(frozen=True)
@@ -191,23 +192,35 @@ class EnvironmentPool:
     async def _call(self, method: str, *args: Any) -> Any:
         index = await self._seats.get()
         try:
-            for attempt in range(2):
-                actor = self._actor(index)
+            for attempt in range(1, TRIES + 1):
                 try:
-                    ref = getattr(actor, method).remote(*args)
-                    return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.config.episode_timeout)
-                except RayTaskError as error:  # first: what the environment itself raised may be a TimeoutError, too
-                    raise unwrap(error) from error
-                except TimeoutError:
-                    log.warning("%s of %s took over %g s (attempt %d): its actor is replaced",
-                                method, args[0], self.config.episode_timeout, attempt + 1)  # fmt: skip
-                    self._replace(index)
-            raise UserError(
-                f"{self.domain.name}: {method} of {args[0]} took over rollout.episode_timeout = "
-                f"{self.config.episode_timeout:g} s twice"
-            )
+                    return await self._try(self._actor(index), method, *args)
+                except EnvironmentFault as fault:
+                    log.warning("%s: %s (try %d of %d)", self.domain.name, fault, attempt, TRIES)
+                    last = fault
+                    if not isinstance(fault.__cause__, RayTaskError):  # the actor itself is stuck or gone
+                        self._replace(index)
+            raise last
         finally:
             self._seats.put_nowait(index)
+
+    async def _try(self, actor: Any, method: str, *args: Any) -> Any:
+        """One call. Raises the user's own errors as they are, and EnvironmentFault for whatever else goes wrong."""
+        what = f"{method} of {getattr(args[0], 'task', args[0]).id}"
+        try:
+            ref = getattr(actor, method).remote(*args)
+            return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.config.episode_timeout)
+        except RayTaskError as error:  # first: what the environment itself raised may be a TimeoutError, too
+            if known := user_error(error):
+                raise known from error
+            cause = error.cause
+            reason = str(cause) if isinstance(cause, EnvironmentFault) else f"{type(cause).__name__}: {cause}"
+            raise EnvironmentFault(f"{what} failed: {reason}") from error
+        except TimeoutError:
+            seconds = self.config.episode_timeout
+            raise EnvironmentFault(f"{what} took over rollout.episode_timeout = {seconds:g} s") from None
+        except RayActorError as error:
+            raise EnvironmentFault(f"{what} ended with its actor: {str(error).splitlines()[0]}") from error
 
     def _actor(self, index: int) -> Any:
         if self._played[index] >= self.config.recycle_after:

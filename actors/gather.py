@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -16,15 +17,16 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.environment import Attempt, EnvironmentPool
 from actors.placement import soon, unwrap
 from leap_ray.config import TeacherConfig
-from leap_ray.errors import UserError
+from leap_ray.errors import EnvironmentFault, UserError
 from leap_ray.journal import Records
 from leap_ray.learning.examples import same_action
 from leap_ray.progress import Stage
 from leap_ray.tasks import Panel
 from leap_ray.teachers.constrained import kl_used
-from leap_ray.types import Correction, Episode, Outcome, Sampling, Task, digest, episode_id
+from leap_ray.types import Correction, Episode, LostEpisode, Outcome, Sampling, Task, digest, episode_id
 
 T = TypeVar("T")
+DEMONSTRATOR = "expert:demonstrator"  # the policy of demonstrations
 ANSWER_SECONDS = 3600.0
 BATCH_SECONDS = 25 * 3600.0  # a Message Batch may take a day
 LACKING = (Outcome.BUDGET, Outcome.FAILED)  # what asking another time may mend
@@ -39,6 +41,7 @@ class Plan:
     seeds: tuple[int, ...]
     max_actions: int
     threshold: float
+    max_lost: float = 0.05  # as RolloutConfig.max_lost
 
     def attempts(self, policy: str, sampling: Sampling, max_length: int) -> list[Attempt]:
         """One attempt per task and seed, longest-lived resources first: in panel order."""
@@ -61,13 +64,65 @@ async def all_of(items: Iterable[T], work: Callable[[T], Awaitable[Any]]) -> Non
 
 async def play_all(plan: Plan, attempts: Sequence[Attempt], episodes: Records[Episode], stage: Stage) -> None:
     """Play the attempts that are not in the journal yet."""
+    with Losses(plan, episodes) as losses:
 
-    async def one(attempt: Attempt) -> None:
-        if episode_id(attempt.task, attempt.seed, attempt.policy) not in episodes:
-            episodes.append(await plan.pool.play(attempt))
-        stage.advance(note=success_note(episodes))
+        async def one(attempt: Attempt) -> None:
+            await losses.played(attempt)
+            stage.advance(note=success_note(episodes))
 
-    await all_of(attempts, one)
+        await all_of(attempts, one)
+
+
+class Losses:
+    """The episodes of a stage that faulty machines cost: kept beside the others, counted, not tried again by every resume.
+
+    Raises UserError where they are more than `max_lost` of the plan's.
+    """
+
+    def __init__(self, plan: Plan, episodes: Records[Episode]) -> None:
+        self.plan = plan
+        self.episodes = episodes
+        self.records = lost_episodes(episodes)
+
+    def __enter__(self) -> Losses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.records.close()
+
+    async def played(self, attempt: Attempt) -> Episode | None:
+        """The attempt's episode, played now if it is in no journal yet; None if it is lost."""
+        key = episode_id(attempt.task, attempt.seed, attempt.policy)
+        if key not in self.episodes:
+            episode = await self.kept(partial(self.plan.pool.play, attempt), attempt.task, attempt.seed, attempt.policy)
+            if episode:
+                self.episodes.append(episode)
+        return self.episodes.by_key.get(key)
+
+    async def kept(self, work: Callable[[], Awaitable[Episode]], task: Task, seed: int, policy: str) -> Episode | None:
+        """What the work gives, or None where the episode was, or is now, lost."""
+        key = episode_id(task, seed, policy)
+        if key in self.records:
+            return None
+        try:
+            return await work()
+        except EnvironmentFault as fault:
+            self.records.append(LostEpisode(key, task, seed, policy, str(fault)))
+            self._check(fault)
+            return None
+
+    def _check(self, fault: EnvironmentFault) -> None:
+        count, most = len(self.records), self.plan.max_lost * len(self.plan.panel) * len(self.plan.seeds)
+        if count > max(1.0, most):
+            raise UserError(
+                f"{count} episodes were lost to faults that are not the student's (rollout.max_lost: {self.plan.max_lost:g}), "
+                f"the last one: {fault}; mend that, delete {self.records.path} to try them again, and `leap-ray resume` goes on"
+            )
+
+
+def lost_episodes(episodes: Records[Episode]) -> Records[LostEpisode]:
+    """The journal of lost episodes beside that of the others."""
+    return Records(episodes.path.with_name("lost.jsonl"), LostEpisode, lambda lost: lost.episode)
 
 
 class TeacherCalls:
@@ -129,25 +184,29 @@ async def demonstrate_all(
     if annotate:
         episodes.drop(lambda episode: any(outcome in LACKING for outcome in episode.annotations))
 
-    async def one(task: Task) -> None:
-        contents: set[str] = set()
-        for seed in plan.seeds:
-            key = episode_id(task, seed, "expert:demonstrator")
-            episode = episodes.by_key.get(key) or await plan.pool.demonstrate(task, seed, plan.max_actions)
-            content = _content(episode, annotate)
-            if key not in episodes and content not in contents:
-                if annotate:
-                    episode = await calls.wait(teacher.annotate.remote(episode), f"the reasons of {task.id}")
-                episodes.append(await plan.pool.tokenize(episode))
-            contents.add(content)
-            stage.advance(note=success_note(episodes))
+    with Losses(plan, episodes) as losses:
 
-    await all_of(plan.panel.tasks, one)
+        async def one(task: Task) -> None:
+            contents: set[str] = set()
+            for seed in plan.seeds:
+                key = episode_id(task, seed, DEMONSTRATOR)
+                play = partial(plan.pool.demonstrate, task, seed, plan.max_actions)
+                episode = episodes.by_key.get(key) or await losses.kept(play, task, seed, DEMONSTRATOR)
+                content = _content(episode, annotate) if episode else ""
+                if episode and key not in episodes and content not in contents:
+                    if annotate:
+                        episode = await calls.wait(teacher.annotate.remote(episode), f"the reasons of {task.id}")
+                    episodes.append(await plan.pool.tokenize(episode))
+                contents.add(content)
+                stage.advance(note=success_note(episodes))
+
+        await all_of(plan.panel.tasks, one)
 
 
 def repeated(plan: Plan, episodes: Records[Episode]) -> int:
     """How many of a finished plan's demonstrations were left out as the same over again."""
-    return len(plan.panel) * len(plan.seeds) - len(episodes)
+    with lost_episodes(episodes) as lost:
+        return len(plan.panel) * len(plan.seeds) - len(episodes) - len(lost)
 
 
 def _content(episode: Episode, annotate: bool) -> str:
@@ -173,20 +232,19 @@ async def correct_all(
     calls = TeacherCalls(seconds)
     corrections.drop(lambda correction: unanswered(correction) or not _belongs(correction, episodes))
 
-    async def one(attempt: Attempt) -> None:
-        key = episode_id(attempt.task, attempt.seed, attempt.policy)
-        if key not in episodes:
-            episodes.append(await plan.pool.play(attempt))
-        episode = episodes.by_key[key]
-        if episode.score <= plan.threshold and key not in corrections:
-            task = attempt.task
-            state = None
-            if privileged:
-                state = await soon(plan.pool.privileged(task), f"privileged state of {task.id}", seconds)
-            corrections.append(await calls.wait(teacher.correct.remote(episode, state), f"the correction of {task.id}"))
-        stage.advance(note=f"{success_note(episodes)}, {len(corrections)} corrected")
+    with Losses(plan, episodes) as losses:
 
-    await all_of(attempts, one)
+        async def one(attempt: Attempt) -> None:
+            task, episode = attempt.task, await losses.played(attempt)
+            if episode and episode.score <= plan.threshold and episode.id not in corrections:
+                state = None
+                if privileged:
+                    state = await soon(plan.pool.privileged(task), f"privileged state of {task.id}", seconds)
+                call = teacher.correct.remote(episode, state)
+                corrections.append(await calls.wait(call, f"the correction of {task.id}"))
+            stage.advance(note=f"{success_note(episodes)}, {len(corrections)} corrected")
+
+        await all_of(attempts, one)
 
 
 def unanswered(correction: Correction) -> bool:

@@ -100,8 +100,9 @@ def train(
     the previous iteration's weights, which are also DPO's and KTO's reference; None: the student itself. storage: the
     training's own working folder, reachable from every node; keep it until this returns. max_length: as StudentConfig.max_length,
     which a student's attention windows must hold; None: a whole row. Progress: one JSON line per optimiser step in
-    `output/progress.jsonl`. Full training goes on from the float32 masters beside `init_from`, and with `keep_masters` leaves its
-    own in `output/masters` (4 bytes a parameter). Raises UserError for examples, weights, a student or a disk that cannot be used.
+    `output/progress.jsonl`. Full training goes on from the float32 masters beside `init_from`, and with `keep_masters` leaves
+    its own in `output/masters` (4 bytes a parameter). Raises UserError for examples, weights, a student or a disk that cannot be
+    used.
     """
     output, storage = absolute(output), absolute(storage)
     if (output / RESULT).is_file():

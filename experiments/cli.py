@@ -218,7 +218,12 @@ def _print_tables(folder: Path) -> None:
 
     wide = out if out.is_terminal else Console(width=max(out.width, 140))  # a log has no width to keep to
     rest = [tables.gathering_table(folder), tables.training_table(folder), tables.spending_table(folder)]
-    for table in [tables.evaluation_table(folder), tables.comparison_table(folder), *tables.kinds_tables(folder), *rest]:
+    for table in [
+        tables.evaluation_table(folder),
+        tables.comparison_table(folder),
+        *tables.kinds_tables(folder),
+        *rest,
+    ]:
         if table:
             wide.print(table)
 

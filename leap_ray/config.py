@@ -27,7 +27,7 @@ OPERATIONAL = {
         "replicas", "gpus_per_replica", "tensor_parallel", "gpu_memory", "kv_cache_gib", "max_sequences", "adapters",
         "cpus_per_replica", "threads", "start_timeout", "request_timeout",
     ),
-    "rollout": ("actors", "episodes_per_actor", "recycle_after", "max_restarts", "episode_timeout"),
+    "rollout": ("actors", "episodes_per_actor", "recycle_after", "max_restarts", "episode_timeout", "max_lost"),
     "teacher": (
         "base_url", "api_key_env", "http_in_private_network", "mode", "timeout", "max_retries", "concurrency", "budget_dollars",
         "prices", "cache_dir", "batch_quiet", "max_failed", "answer_timeout",
@@ -106,6 +106,7 @@ class RolloutConfig:
     seeds: tuple[int, ...] = (0,)  # each task is played once per seed; demonstrations that come out the same count once
     max_restarts: int = 3  # of an actor, after a crash
     episode_timeout: float = 1800  # seconds
+    max_lost: float = 0.05  # share of a stage's episodes that faulty machines may cost; one never stops a run
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Records(Generic[R]):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.by_key: dict[str, R] = {}
         self._read()
-        self._file = open(path, "ab")
+        self._file: BinaryIO | None = None  # opened with the first record: a stage without any has no file
 
     def __contains__(self, key: str) -> bool:
         return key in self.by_key
@@ -60,6 +60,7 @@ class Records(Generic[R]):
         key = self.key(record)
         if key in self.by_key:
             return False
+        self._file = self._file or open(self.path, "ab")
         write_line(self._file, to_json(record))
         self.by_key[key] = record
         return True
@@ -70,13 +71,14 @@ class Records(Generic[R]):
         for key in dropped:
             del self.by_key[key]
         if dropped:
-            self._file.close()
+            self.close()
             write_atomically(self.path, b"".join(to_json(record).encode() + b"\n" for record in self))
-            self._file = open(self.path, "ab")
         return len(dropped)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
+        self._file = None
 
     def __enter__(self) -> Records[R]:
         return self

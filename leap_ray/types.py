@@ -138,6 +138,17 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
+class LostEpisode:
+    """An attempt that could not be played: what its environment stands on failed, each time it was tried."""
+
+    episode: str  # Episode.id
+    task: Task
+    seed: int
+    policy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepCorrection:
     """The teacher's word on step t: a training target only when `outcome` is CORRECTED, and only then with a `reason`.
 

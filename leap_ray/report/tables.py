@@ -37,7 +37,7 @@ def evaluation_table(run: Path) -> Table:
     for iteration, domain, r in rows:
         low, high = r["interval"]
         table.add_row(
-            iteration, domain.split(":")[-1], str(r["episodes"]),
+            iteration, domain.split(":")[-1], f"{r['episodes']}" + (f" ({r['lost']} lost)" if r.get("lost") else ""),
             f"{100 * r['success']:.1f} [{100 * low:.0f}–{100 * high:.0f}]",
             f"{r['score_scale'] * r['score']:.1f}", f"{r['actions']:.1f}", _number(r["actions_success"]),
             f"{100 * r['invalid']:.0f}",

@@ -66,9 +66,7 @@ class ConstrainedTeacher(SelfTeacher):
         said, told = await asyncio.gather(
             self._drawn(episode, t, shown, "plain"), self._drawn(episode, t, hidden, "privileged")
         )
-        said.append(
-            Parsed(step.reason, canonical(step))
-        )  # what the student said in the episode is a draw as well
+        said.append(Parsed(step.reason, canonical(step)))  # what the student said in the episode is a draw as well
         actions = _candidates(episode, t, [*said, *told])
         if not actions:
             return Verdict(Outcome.NO_PLAN, detail="no candidate action was found")

@@ -308,7 +308,9 @@ async def test_demonstrations_that_say_the_same_count_once(tmp_path):
     assert (await seeded_demonstrations(tmp_path, Expert(), (0, 1, 2)))[0] == once  # resumed: nothing is added
     other = tmp_path / "other"
     other.mkdir()
-    assert len((await seeded_demonstrations(other, Expert(reasons=True), (0, 1)))[0]) == 8  # other reasons are other targets
+    assert (
+        len((await seeded_demonstrations(other, Expert(reasons=True), (0, 1)))[0]) == 8
+    )  # other reasons are other targets
 
 
 async def test_nobody_pays_for_the_reasons_of_the_same_demonstration_twice(tmp_path):

@@ -140,7 +140,9 @@ def test_options_go_over_the_file():
 
 def test_seeds_of_stages_and_runs_never_meet():
     runs = [RunConfig("a", (DomainConfig("households"),), seed=seed) for seed in range(20)]
-    drawn = [run.stage_seed(stage, i) for run in runs for stage in ("demonstrations", "rollouts", "train") for i in range(8)]
+    drawn = [
+        run.stage_seed(stage, i) for run in runs for stage in ("demonstrations", "rollouts", "train") for i in range(8)
+    ]
     assert len(set(drawn)) == len(drawn)
     assert {run.stage_seed("evaluate", i) for run in runs for i in range(3)} == {0}, "one panel for all training seeds"
 
