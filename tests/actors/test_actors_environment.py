@@ -14,7 +14,7 @@ import ray
 from actors.environment import Attempt, EnvironmentActor, EnvironmentPool, PromptSettings
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import make_env
-from leap_ray.errors import PrivilegeError
+from leap_ray.errors import EnvironmentFault, PrivilegeError, UserError
 from leap_ray.types import Sampling
 
 pytestmark = pytest.mark.slow
@@ -95,3 +95,21 @@ async def test_an_actor_is_replaced_after_its_share_of_episodes(pool, tasks):
     for task in tasks["train"]:
         await pool.demonstrate(task, 0, 10)
     assert pool._actors[0] is not first
+
+
+async def test_faults_are_tried_again_and_then_said_in_a_sentence(ray_session, tmp_path):
+    """A fault that passes costs nothing; a bug of the environment ends its episode alone; what the user must mend is said."""
+    domain = DomainConfig("tests.actors.faulty_environment:Faulty", settings={"folder": str(tmp_path)})
+    pool = EnvironmentPool(domain, RolloutConfig(episodes_per_actor=1), PromptSettings.of(StudentConfig()), None)
+    tasks = make_env(domain.name, domain.settings).panel("train").tasks
+    try:
+        assert (await pool.demonstrate(tasks[0], 0, 8)).success
+        with pytest.raises(EnvironmentFault, match=r"demonstrate of train/001 failed: ZeroDivisionError: a bug"):
+            await pool.demonstrate(tasks[1], 0, 8)
+        assert (tmp_path / "001").read_text() == "xxx"
+        assert (await pool.demonstrate(tasks[2], 0, 8)).success
+        with pytest.raises(UserError, match=r"^no such shop$"):
+            await pool.demonstrate(tasks[3], 0, 8)
+        assert (tmp_path / "003").read_text() == "x", "what the user must mend is not tried again"
+    finally:
+        pool.close()

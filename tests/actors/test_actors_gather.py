@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import pytest
 from actors.coordinator import Coordinator, Policy
 from actors.gather import Plan, TeacherCalls, check_answered, correct_all, demonstrate_all, outcomes, repeated
 from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
-from leap_ray.errors import UserError
+from leap_ray.envs.base import Traits, make_env
+from leap_ray.errors import EnvironmentFault, UserError
 from leap_ray.journal import Records, RunDirectory
 from leap_ray.progress import Board
 from leap_ray.serving import BASE
@@ -235,6 +237,7 @@ def coordinator(folder, who, **settings):
     made = object.__new__(Coordinator)
     made.config, made.run, made.board, made.teacher = config, RunDirectory(folder), Board(), who
     made.prompter = SimpleNamespace(end_id=0)
+    made.traits = {domain.name: Traits.of(make_env(domain.name, {}))}
     made.pools = {domain.name: Rollouts()}
     made.panels = {(domain.name, "train"): Panel.of("lockers", "train", TASKS)}
     return made
@@ -353,3 +356,40 @@ async def test_a_demonstration_that_comes_out_the_same_under_another_seed_counts
             assert stage.done == 12 and repeated(plan, episodes) == 6
     assert kept == sorted([("t0", 0), ("t0", 1), ("t0", 2), ("t1", 0), ("t2", 0), ("t3", 0)])
     assert sorted(pool.annotated) == kept
+
+
+# --- episodes that faulty machines cost
+
+
+class Faulty(Pool):
+    """Cannot play some of the tasks."""
+
+    def __init__(self, *broken):
+        super().__init__()
+        self.broken, self.tried = broken, []
+
+    async def play(self, attempt):
+        self.tried.append(attempt.task.id)
+        if attempt.task.id in self.broken:
+            raise EnvironmentFault("the sandbox was killed")
+        return await super().play(attempt)
+
+
+async def test_an_episode_lost_to_a_fault_costs_itself_and_is_not_tried_by_every_resume(tmp_path):
+    who = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    pool = Faulty("t1")
+    for _ in range(2):
+        assert (await gather(tmp_path, pool, who))["outcomes"] == {"corrected": 3}
+    assert sorted(pool.tried) == ["t0", "t1", "t2", "t3"]
+    (lost,) = (json.loads(line) for line in (tmp_path / "lost.jsonl").read_text().splitlines())
+    assert (lost["task"]["id"], lost["reason"]) == ("t1", "the sandbox was killed")
+
+
+async def test_more_lost_episodes_than_allowed_stop_the_run(tmp_path):
+    who = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    with pytest.raises(
+        UserError, match=r"2 episodes were lost .*rollout\.max_lost.*: the sandbox was killed; mend that, delete"
+    ):
+        await gather(tmp_path, Faulty("t1", "t2", "t3"), who)
+    (tmp_path / "lost.jsonl").unlink()
+    assert (await gather(tmp_path, Pool(), who))["outcomes"] == {"corrected": 4}
