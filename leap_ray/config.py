@@ -10,12 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from leap_ray.bounds import Amount, Bounds, Count, Positive, Share, Whole, complaints
 from leap_ray.errors import UserError
 from leap_ray.types import RecordError, digest, from_plain, seed_of, to_plain
 from leap_ray.yaml_files import dump_yaml, read_yaml
 
+Finite = Annotated[float, Bounds()]
+Below1 = Annotated[float, Bounds(least=0, under=1)]
 Objective = Literal["sft", "dpo", "kto"]
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")  # of at least two letters; pathlib makes "s3:/bucket" of "s3://bucket"
 NO_URL = "a run is appended to and locked, which object stores cannot do; give a folder, on a cluster one that every node sees"
@@ -47,12 +50,12 @@ class DomainConfig:
     settings: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the environment class
     train_panel: str = "train"
     eval_panel: str = "valid_seen"
-    demo_tasks: int | None = 64  # tasks demonstrated for iteration 0; none if null means all of the panel
-    train_tasks: int | None = 64  # tasks rolled out each iteration; null: all of the panel
-    eval_tasks: int | None = None  # null: the whole panel
-    max_actions: int | None = None  # of a rollout; null: the domain's own (20 in ALFWorld)
-    eval_max_actions: int | None = None  # of an evaluation episode; null: as max_actions
-    threshold: float | None = None  # an episode failed if score <= this; null: the domain's own
+    demo_tasks: Whole | None = 64  # tasks demonstrated for iteration 0; none if null means all of the panel
+    train_tasks: Whole | None = 64  # tasks rolled out each iteration; null: all of the panel
+    eval_tasks: Count | None = None  # null: the whole panel
+    max_actions: Count | None = None  # of a rollout; null: the domain's own (20 in ALFWorld)
+    eval_max_actions: Count | None = None  # of an evaluation episode; null: as max_actions
+    threshold: Finite | None = None  # an episode failed if score <= this; null: the domain's own
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,25 @@ class StudentConfig:
         None  # that the chat template prints as today's, "2026-01-31"; null: the day on which the run is made
     )
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  # of the server's weights
-    max_length: int = 4096  # tokens of prompt and completion together
-    temperature: float = 0.3  # of rollouts (authors)
-    eval_temperature: float = 0.3  # of evaluation (authors)
-    max_tokens: int = 256  # new tokens per action (authors)
-    replicas: int = 1  # student servers; an episode stays on one
+    max_length: Count = 4096  # tokens of prompt and completion together
+    temperature: Amount = 0.3  # of rollouts (authors)
+    eval_temperature: Amount = 0.3  # of evaluation (authors)
+    max_tokens: Count = 256  # new tokens per action (authors)
+    replicas: Count = 1  # student servers; an episode stays on one
     # GPUs that Ray sets aside for one replica: 0 (CPU), below 1 (a GPU shared with the learner), or tensor_parallel.
-    gpus_per_replica: float | Literal["auto"] = "auto"  # what the installation and the Ray cluster have
-    tensor_parallel: int = 1  # GPUs that one replica's weights are spread over
-    gpu_memory: float = 0.9  # share of a GPU's memory that the server may take
-    kv_cache_gib: float = 1  # KV cache on a CPU server, GiB
-    max_sequences: int = 32  # sequences decoded together
-    adapters: int = 2  # adapters that one batch may mix; each takes memory for the learner's rank
-    cpus_per_replica: float = 1  # CPUs that Ray sets aside for one replica
-    threads: int | None = (
+    gpus_per_replica: Amount | Literal["auto"] = "auto"  # what the installation and the Ray cluster have
+    tensor_parallel: Count = 1  # GPUs that one replica's weights are spread over
+    gpu_memory: Share = 0.9  # share of a GPU's memory that the server may take
+    kv_cache_gib: Positive = 1  # KV cache on a CPU server, GiB
+    max_sequences: Count = 32  # sequences decoded together
+    adapters: Count = 2  # adapters that one batch may mix; each takes memory for the learner's rank
+    cpus_per_replica: Amount = 1  # CPUs that Ray sets aside for one replica
+    threads: Count | None = (
         None  # of a CPU server's matrix products; null: the machine's cores, shared out over the replicas
     )
-    start_timeout: float = 900  # seconds for a server to find room and to start
-    request_timeout: float = 900  # seconds for one completion
-    seed: int = 0
+    start_timeout: Positive = 900  # seconds for a server to find room and to start
+    request_timeout: Positive = 900  # seconds for one completion
+    seed: Whole = 0
 
     @property
     def shares_gpu(self) -> bool:
@@ -100,13 +103,15 @@ class StudentConfig:
 class RolloutConfig:
     """How episodes are played."""
 
-    actors: int = 1  # environment actors
-    episodes_per_actor: int = 16  # interleaved in one actor
-    recycle_after: int = 2000  # episodes after which an actor is replaced, to bound its memory
-    seeds: tuple[int, ...] = (0,)  # each task is played once per seed; demonstrations that come out the same count once
-    max_restarts: int = 3  # of an actor, after a crash
-    episode_timeout: float = 1800  # seconds
-    max_lost: float = 0.05  # share of a stage's episodes that faulty machines may cost; one never stops a run
+    actors: Count = 1  # environment actors
+    episodes_per_actor: Count = 16  # interleaved in one actor
+    recycle_after: Count = 2000  # episodes after which an actor is replaced, to bound its memory
+    seeds: tuple[Whole, ...] = (
+        0,
+    )  # each task is played once per seed; demonstrations that come out the same count once
+    max_restarts: Whole = 3  # of an actor, after a crash
+    episode_timeout: Positive = 1800  # seconds
+    max_lost: Share = 0.05  # share of a stage's episodes that faulty machines may cost; one never stops a run
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,10 @@ class TeacherConfig:
     """Who corrects failed episodes."""
 
     kind: Literal["symbolic", "claude", "openai", "self", "constrained"] = "symbolic"
-    privilege: float = 0.5  # freedom to use and reveal privileged state: 0, 0.25, 0.5, 0.75 or 1
+    privilege: Share = 0.5  # freedom to use and reveal privileged state: 0, 0.25, 0.5, 0.75 or 1
     correct: Literal["all", "mistakes", "mistakes+recovery"] = "mistakes+recovery"  # which steps become examples
-    recovery: int = 1  # steps corrected after each mistake, with "mistakes+recovery"
-    repeats: int | None = None  # of one and the same mistake in an episode, only so many are corrected; null: all
+    recovery: Whole = 1  # steps corrected after each mistake, with "mistakes+recovery"
+    repeats: Whole | None = None  # of one and the same mistake in an episode, only so many are corrected; null: all
     per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted teachers)
     model: str = "claude-opus-5-5"
     base_url: str | None = None  # of the API; null: the SDK's default
@@ -125,27 +130,27 @@ class TeacherConfig:
     http_in_private_network: bool = False  # let the key travel over plain http to a host with a private address
     mode: Literal["live", "batch"] = "live"
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    max_tokens: int = 16000  # of one answer, the model's thinking included
-    timeout: float = 600  # seconds of one request
-    max_retries: int = 4  # the SDK's own retries of one request
-    concurrency: int = 64  # most calls at once: in live mode, or to the student's server (self, constrained)
-    budget_dollars: float | None = None  # hard limit of the run's spending; null: none
-    prices: dict[str, float] = field(
+    max_tokens: Count = 16000  # of one answer, the model's thinking included
+    timeout: Positive = 600  # seconds of one request
+    max_retries: Whole = 4  # the SDK's own retries of one request
+    concurrency: Count = 64  # most calls at once: in live mode, or to the student's server (self, constrained)
+    budget_dollars: Amount | None = None  # hard limit of the run's spending; null: none
+    prices: dict[str, Amount] = field(
         default_factory=dict
     )  # dollars per million tokens; empty: the dated built-in table
-    temperature: float = 0.3  # of the student as its own teacher (self, constrained); paid models choose their own
+    temperature: Amount = 0.3  # of the student as its own teacher (self, constrained); paid models choose their own
     choice: Literal["best", "sample"] = (
         "sample"  # the constrained expert draws its action, or takes the best one within delta
     )
-    delta: float = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
-    enumerate_up_to: int = (
+    delta: Amount = 0.5  # nats; KL ball of the constrained expert (Definition B.5)
+    enumerate_up_to: Whole = (
         150  # candidate actions of an episode that the answer's schema lists; 0: one schema for all episodes
     )
     cache_dir: str | None = None  # folder of answers shared by several runs; null: this run's alone
-    batch_quiet: float = 30  # seconds without a new request after which a batch is sent
-    max_failed: float = 0.1  # share of a stage's episodes that may stay unanswered; above it the run stops
-    answer_timeout: float = 3600  # seconds without any episode back, then the run stops; batches: a day more
-    gap_steps: int = (
+    batch_quiet: Amount = 30  # seconds without a new request after which a batch is sent
+    max_failed: Share = 0.1  # share of a stage's episodes that may stay unanswered; above it the run stops
+    answer_timeout: Positive = 3600  # seconds without any episode back, then the run stops; batches: a day more
+    gap_steps: Whole = (
         32  # steps, of all rollouts, on which each iteration's realizability gap is measured (Definition 3.1); 0: none
     )
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
@@ -156,40 +161,40 @@ class LearnerConfig:
     """How the student is trained in each iteration."""
 
     method: Literal["lora", "full"] = "lora"
-    rank: int = 128  # LoRA (authors)
-    alpha: int = 64  # LoRA (authors)
-    dropout: float = 0.05  # LoRA (authors)
+    rank: Count = 128  # LoRA (authors)
+    alpha: Count = 64  # LoRA (authors)
+    dropout: Below1 = 0.05  # LoRA (authors)
     objectives: tuple[Objective, ...] = ("sft",)  # one per iteration from 0 on; the last one repeats
-    learning_rate: float = 3e-5  # SFT (authors)
-    dpo_learning_rate: float = 5e-7  # DPO and KTO (authors)
-    beta: float = 0.01  # DPO and KTO (authors)
-    desirable_weight: float = 1.0  # KTO
-    undesirable_weight: float = 1.0  # KTO
-    epochs: int = 1  # (authors)
-    warmup_steps: int = 10  # (authors)
-    clip_norm: float = 0.3  # (authors)
-    weight_decay: float = 0.0
-    betas: tuple[float, ...] = (0.9, 0.999)  # AdamW
-    batch_tokens: int = 2048  # loss tokens per optimiser step, over all workers
-    row_tokens: int = 4096  # tokens of one packed row: bounds a step's memory
+    learning_rate: Positive = 3e-5  # SFT (authors)
+    dpo_learning_rate: Positive = 5e-7  # DPO and KTO (authors)
+    beta: Positive = 0.01  # DPO and KTO (authors)
+    desirable_weight: Amount = 1.0  # KTO
+    undesirable_weight: Amount = 1.0  # KTO
+    epochs: Count = 1  # (authors)
+    warmup_steps: Whole = 10  # (authors)
+    clip_norm: Positive = 0.3  # (authors)
+    weight_decay: Amount = 0.0
+    betas: tuple[Below1, ...] = (0.9, 0.999)  # AdamW
+    batch_tokens: Count = 2048  # loss tokens per optimiser step, over all workers
+    row_tokens: Annotated[int, Bounds(least=16)] = 4096  # tokens of one packed row: bounds a step's memory
     weighting: Literal["token", "example"] = "token"  # every loss token, or every example, counts the same
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # of the computation; masters of full training are float32
     activation_checkpointing: bool = False
     attention: Literal["blocks", "sdpa", "flex"] = "blocks"  # sdpa: one dense mask; flex: GPU only, not yet run
-    workers: int = 1  # FSDP2 from 2 on
-    gpus_per_worker: float | Literal["auto"] = "auto"  # 0 (CPU) to 1; auto: as student.gpus_per_replica
-    cpus_per_worker: float = 0.5  # that Ray sets aside; computing threads are `threads`
-    threads: int | None = None  # of a CPU worker; null: the machine's cores, shared out over its workers
-    start_timeout: float = 900  # seconds for the workers to find room on the cluster
-    max_failures: int = 2  # crashed workers are started again from the last checkpoint, this often
-    window: int = 512  # examples packed into rows together
-    aggregate: Literal["all", "equal"] | tuple[float, ...] = (
+    workers: Count = 1  # FSDP2 from 2 on
+    gpus_per_worker: Amount | Literal["auto"] = "auto"  # 0 (CPU) to 1; auto: as student.gpus_per_replica
+    cpus_per_worker: Positive = 0.5  # that Ray sets aside; computing threads are `threads`
+    threads: Count | None = None  # of a CPU worker; null: the machine's cores, shared out over its workers
+    start_timeout: Positive = 900  # seconds for the workers to find room on the cluster
+    max_failures: Whole = 2  # crashed workers are started again from the last checkpoint, this often
+    window: Count = 512  # examples packed into rows together
+    aggregate: Literal["all", "equal"] | tuple[Amount, ...] = (
         "all"  # data of earlier iterations; equal: authors; or weights from the newest iteration's data back, the last repeats
     )
     balance_domains: bool = True  # bring several domains' data to like size
-    holdout: float = 0.0  # share of the tasks held out for evaluation loss (authors: 0.15 of the logs)
+    holdout: Below1 = 0.0  # share of the tasks held out for evaluation loss (authors: 0.15 of the logs)
     on_bad_example: Literal["fail", "drop"] = "fail"  # empty or cut masks: stop, or count and leave out
-    checkpoint_every: int = 50  # optimiser steps
+    checkpoint_every: Count = 50  # optimiser steps
 
 
 @dataclass(frozen=True)
@@ -198,17 +203,17 @@ class RunConfig:
 
     name: str
     domains: tuple[DomainConfig, ...]
-    iterations: int = 3  # iteration 0 (behaviour cloning) included
-    seed: int = 0
+    iterations: Count = 3  # iteration 0 (behaviour cloning) included
+    seed: Whole = 0
     student: StudentConfig = field(default_factory=StudentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluate_base: bool = True  # evaluate the untuned student before iteration 0
-    eval_seeds: tuple[int, ...] = (0,)
-    eval_panel_seed: int = 0  # draws the evaluation tasks: runs of several `seed`s are evaluated on the same ones
+    eval_seeds: tuple[Whole, ...] = (0,)
+    eval_panel_seed: Whole = 0  # draws the evaluation tasks: runs of several `seed`s are evaluated on the same ones
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    min_free_gib: float = 2.0  # refuse to start with less room on the run directory's disk
+    min_free_gib: Amount = 2.0  # refuse to start with less room on the run directory's disk
 
     def __post_init__(self) -> None:
         check(self)
@@ -232,24 +237,11 @@ class RunConfig:
 
 
 def check(config: RunConfig) -> None:
-    """Refuse values that no type can: ranges, and settings that contradict each other."""
+    """Refuse numbers out of bounds, and settings that contradict each other."""
+    if outside := list(complaints(config)):
+        raise UserError("configuration: " + "; ".join(outside))
     wrong = [
         (not config.domains, "domains: at least one is needed"),
-        (config.iterations < 1, f"iterations: {config.iterations} is below 1"),
-        (not 0 <= config.teacher.privilege <= 1, f"teacher.privilege: {config.teacher.privilege} is not in 0…1"),
-        (config.teacher.delta < 0, f"teacher.delta: {config.teacher.delta} is below 0"),
-        (not 0 <= config.teacher.max_failed <= 1, f"teacher.max_failed: {config.teacher.max_failed} is not in 0…1"),
-        (not config.teacher.timeout > 0, f"teacher.timeout: {config.teacher.timeout} is not above 0"),
-        (
-            not config.teacher.answer_timeout > 0,
-            f"teacher.answer_timeout: {config.teacher.answer_timeout} is not above 0",
-        ),
-        (config.teacher.max_retries < 0, f"teacher.max_retries: {config.teacher.max_retries} is below 0"),
-        (
-            config.teacher.budget_dollars is not None and not config.teacher.budget_dollars >= 0,
-            f"teacher.budget_dollars: {config.teacher.budget_dollars} is below 0",
-        ),
-        (not 0 <= config.learner.holdout < 1, f"learner.holdout: {config.learner.holdout} is not in 0…1"),
         (not config.learner.objectives, "learner.objectives: at least one is needed"),
         (
             config.learner.objectives[:1] not in ((), ("sft",)),
@@ -257,15 +249,13 @@ def check(config: RunConfig) -> None:
         ),
         (len(config.learner.betas) != 2, "learner.betas: two numbers are needed"),
         (
-            isinstance(config.learner.aggregate, tuple)
-            and not (config.learner.aggregate and min(config.learner.aggregate) >= 0),
-            "learner.aggregate: weights are numbers from 0 on, at least one",
+            config.learner.aggregate == (),
+            "learner.aggregate: at least one weight is needed",
         ),
         (
             config.learner.attention == "flex" and not config.learner.gpus_per_worker,
             "learner.attention: flex needs GPUs (learner.gpus_per_worker)",
         ),
-        (config.learner.row_tokens < 16, f"learner.row_tokens: {config.learner.row_tokens} is below 16"),
         (config.student.max_tokens >= config.student.max_length, "student.max_tokens leaves no room in max_length"),
         (
             config.learner.row_tokens < (row := _longest(config)) and config.learner.on_bad_example == "fail",
@@ -275,22 +265,6 @@ def check(config: RunConfig) -> None:
         (not config.rollout.seeds, "rollout.seeds: at least one is needed"),
         (len({d.name for d in config.domains}) < len(config.domains), "domains: a name stands twice"),
     ]
-    positive = {
-        "rollout.actors": config.rollout.actors,
-        "rollout.episodes_per_actor": config.rollout.episodes_per_actor,
-        "teacher.concurrency": config.teacher.concurrency,
-        "teacher.max_tokens": config.teacher.max_tokens,
-        "student.replicas": config.student.replicas,
-        "student.max_tokens": config.student.max_tokens,
-        "learner.workers": config.learner.workers,
-        "learner.batch_tokens": config.learner.batch_tokens,
-        "learner.epochs": config.learner.epochs,
-        "learner.rank": config.learner.rank,
-        "learner.window": config.learner.window,
-        "learner.checkpoint_every": config.learner.checkpoint_every,
-        "learner.start_timeout": config.learner.start_timeout,
-    }
-    wrong += [(value < 1, f"{name}: {value} is below 1") for name, value in positive.items()]
     wrong += _wrong_gpus(config.student, config.learner)
     wrong += [
         (bool(text and URL.match(text)), f"{name}: {text!r} is no local folder: {NO_URL}")
@@ -311,7 +285,6 @@ def _wrong_gpus(student: StudentConfig, learner: LearnerConfig) -> list[tuple[bo
         and round(replica + worker, 4) <= 1 < replica + 2 * worker
     )
     return [
-        (spread < 1, f"student.tensor_parallel: {spread} is below 1"),
         (
             replica != "auto" and replica != spread and not (spread == 1 and 0 <= replica < 1),
             f"student.gpus_per_replica: {replica} does not fit student.tensor_parallel: {spread}: give "

@@ -1,5 +1,6 @@
 """A configuration is read whole or refused with the name of what is wrong."""
 
+import typing
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,8 @@ def test_every_configuration_of_the_project_is_valid_and_survives_being_written(
             "student.gpus_per_replica: 2.0 does not fit student.tensor_parallel: 1",
         ),
         (f"{HEAD}student: {{gpus_per_replica: 1.5}}", "student.gpus_per_replica: 1.5 does not fit"),
-        (f"{HEAD}student: {{gpus_per_replica: -1}}", "student.gpus_per_replica: -1.0 does not fit"),
-        (f"{HEAD}student: {{gpus_per_replica: .nan}}", "student.gpus_per_replica: nan does not fit"),
+        (f"{HEAD}student: {{gpus_per_replica: -1}}", "student.gpus_per_replica: -1 is below 0"),
+        (f"{HEAD}student: {{gpus_per_replica: .nan}}", "student.gpus_per_replica: nan is no finite number"),
         (f"{HEAD}student: {{gpus_per_replica: all}}", "student.gpus_per_replica"),
         (f"{HEAD}student: {{tensor_parallel: 0}}", "student.tensor_parallel: 0 is below 1"),
         (f"{HEAD}student: {{gpus_per_replica: 0.5, replicas: 2}}", "two servers on one GPU"),
@@ -183,3 +184,53 @@ def test_ktos_three_answers_must_fit_a_row(tmp_path):
     path.write_text("name: a\ndomains: [{name: households}]\nlearner: {objectives: [sft, kto], row_tokens: 4352}")
     with pytest.raises(UserError, match=r"learner\.row_tokens: 4352 is below 4608"):
         config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("learner: {learning_rate: -1.0}", "learner.learning_rate: -1 is not above 0"),
+        ("learner: {learning_rate: .nan}", "learner.learning_rate: nan is no finite number"),
+        ("learner: {learning_rate: .inf}", "learner.learning_rate: inf is no finite number"),
+        ("learner: {betas: [0.9, 1.0]}", "learner.betas[1]: 1 is not in 0…1"),
+        ("learner: {aggregate: [1, -0.5]}", "learner.aggregate[1]: -0.5 is below 0"),
+        ("student: {temperature: -1}", "student.temperature: -1 is below 0"),
+        ("student: {gpu_memory: 90}", "student.gpu_memory: 90 is not in 0…1"),
+        ("teacher: {prices: {input: -3}}", "teacher.prices.input: -3 is below 0"),
+        ("teacher: {budget_dollars: -1}", "teacher.budget_dollars: -1 is below 0"),
+        ("rollout: {seeds: [0, -1]}", "rollout.seeds[1]: -1 is below 0"),
+        ("eval_seeds: [-1]", "eval_seeds[0]: -1 is below 0"),
+        ("min_free_gib: .nan", "min_free_gib: nan is no finite number"),
+    ],
+)
+def test_numbers_have_bounds(setting, complaint, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"name: a\ndomains: [{{name: households}}]\n{setting}\n")
+    with pytest.raises(UserError) as caught:
+        config.load(path)
+    assert complaint in str(caught.value)
+
+
+def test_a_panels_numbers_have_bounds_too():
+    with pytest.raises(UserError, match=r"domains\[0\]\.train_tasks: -1 is below 0"):
+        RunConfig("a", (DomainConfig("households", train_tasks=-1),))
+
+
+def test_options_have_the_same_bounds():
+    base = RunConfig("a", (DomainConfig("households"),))
+    with pytest.raises(UserError, match=r"learner\.epochs: 0 is below 1"):
+        config.override(base, ["--learner.epochs", "0"], "leap-ray run")
+
+
+@pytest.mark.parametrize("section", [RunConfig, DomainConfig, *(type(getattr(RunConfig("a", (DomainConfig("x"),)), n)) for n in ("student", "rollout", "teacher", "learner"))])  # fmt: skip
+def test_every_number_has_bounds(section):
+    """A new setting without them would take NaN, or -1."""
+
+    def unbounded(hint):
+        if typing.get_origin(hint) is typing.Annotated:
+            return False
+        inner = [a for a in typing.get_args(hint) if a is not Ellipsis]
+        return hint in (int, float) or (typing.get_origin(hint) is not typing.Literal and any(map(unbounded, inner)))
+
+    free = [name for name, hint in typing.get_type_hints(section, include_extras=True).items() if unbounded(hint)]
+    assert [name for name in free if name != "template"] == []  # a chat template's arguments are its own
