@@ -49,7 +49,7 @@ class Hindsight:
         messages: list[str | tuple[int, ...]] = [self.prompter.first_message(view)]
         for before, step in pairwise(steps[: t + 1]):
             said = before.completion or self.prompter.completion_ids(before.reason, before.action)
-            messages += [tuple(said), self.prompter.turn_message(step.observation, step.candidates).strip()]
+            messages += [tuple(said), self.prompter.turn_message(step.observation, step.candidates)]
         return messages
 
     def ids(self, messages: Sequence[str | tuple[int, ...]]) -> list[int]:

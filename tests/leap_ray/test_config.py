@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from leap_ray import config
-from leap_ray.config import DomainConfig, RunConfig
+from leap_ray.config import DomainConfig, LearnerConfig, RolloutConfig, RunConfig, StudentConfig, TeacherConfig
 from leap_ray.errors import UserError
 
 HEAD = "name: a\ndomains: [{name: households}]\n"
@@ -222,7 +222,10 @@ def test_options_have_the_same_bounds():
         config.override(base, ["--learner.epochs", "0"], "leap-ray run")
 
 
-@pytest.mark.parametrize("section", [RunConfig, DomainConfig, *(type(getattr(RunConfig("a", (DomainConfig("x"),)), n)) for n in ("student", "rollout", "teacher", "learner"))])  # fmt: skip
+SECTIONS = (RunConfig, DomainConfig, StudentConfig, RolloutConfig, TeacherConfig, LearnerConfig)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_every_number_has_bounds(section):
     """A new setting without them would take NaN, or -1."""
 

@@ -168,7 +168,7 @@ def test_reasons_reveal_nothing(shared):
         for item in load(folder, language).items:
             reason = intent(item.query)
             assert not [secret for secret in secrets(item, "") if secret.text in reason]
-            assert find_leaks(reason, item.query, privileged_state(item, "", language)) == []
+            assert find_leaks(reason, item.query, privileged_state("intercode", item, "", language)) == []
             assert not [
                 word for word in re.findall(r"[/$'\"{}<>*]\S+|-\w+", item.gold) if len(word) > 2 and word in reason
             ]
