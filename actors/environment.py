@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 
-from actors.placement import ENVIRONMENT, place, soon
+from actors.placement import ENVIRONMENT, place
 from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
 from leap_ray.envs.base import PrivilegedState, TextEnv, make_env
 from leap_ray.errors import EnvironmentFault, UserError, user_error
@@ -176,8 +176,11 @@ class EnvironmentPool:
 
     async def privileged(self, task: Task) -> PrivilegedState:
         """Needs no seat: a failed episode's correction does not wait for others to end."""
-        actor = self._actors[hash(task.id) % self.config.actors]
-        return await soon(actor.privileged.remote(task), f"privileged state of {task.id}", self.config.episode_timeout)
+        index = hash(task.id) % self.config.actors
+        try:
+            return await self._tried(index, lambda: self._actors[index], "privileged", task)
+        except EnvironmentFault as fault:
+            raise UserError(f"{self.domain.name}: {fault}; `leap-ray resume RUN` asks again") from fault
 
     def place(self, timeout: float) -> None:
         """Wait until every actor runs. Raises UserError naming those that found no room, or whose start failed."""
@@ -192,17 +195,22 @@ class EnvironmentPool:
     async def _call(self, method: str, *args: Any) -> Any:
         index = await self._seats.get()
         try:
-            for attempt in range(1, TRIES + 1):
-                try:
-                    return await self._try(self._actor(index), method, *args)
-                except EnvironmentFault as fault:
-                    log.warning("%s: %s (try %d of %d)", self.domain.name, fault, attempt, TRIES)
-                    last = fault
-                    if not isinstance(fault.__cause__, RayTaskError):  # the actor itself is stuck or gone
-                        self._replace(index)
-            raise last
+            return await self._tried(index, lambda: self._actor(index), method, *args)
         finally:
             self._seats.put_nowait(index)
+
+    async def _tried(self, index: int, actor: Callable[[], Any], method: str, *args: Any) -> Any:
+        """A call of the actor in that place, made again after a fault. Raises the last one's EnvironmentFault."""
+        for attempt in range(1, TRIES + 1):
+            try:
+                return await self._try(actor(), method, *args)
+            except EnvironmentFault as fault:
+                log.warning("%s: %s (try %d of %d)", self.domain.name, fault, attempt, TRIES)
+                if not isinstance(fault.__cause__, RayTaskError):  # the actor itself is stuck or gone
+                    self._replace(index)
+                if attempt == TRIES:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     async def _try(self, actor: Any, method: str, *args: Any) -> Any:
         """One call. Raises the user's own errors as they are, and EnvironmentFault for whatever else goes wrong."""

@@ -24,7 +24,7 @@ from leap_ray.journal import RunDirectory
 from leap_ray.output import CapturedOutput
 from leap_ray.paths import absolute, absolute_environment
 
-out = Console()
+out = Console(markup=False)  # what runs and environments are called is no markup
 SHOWN_LINES = 15  # of a traceback
 
 
@@ -216,7 +216,7 @@ def show(args: Show) -> None:
 def _print_tables(folder: Path) -> None:
     from leap_ray.report import tables
 
-    wide = out if out.is_terminal else Console(width=max(out.width, 140))  # a log has no width to keep to
+    wide = out if out.is_terminal else Console(width=max(out.width, 140), markup=False)  # a log has no width to keep to
     rest = [tables.gathering_table(folder), tables.training_table(folder), tables.spending_table(folder)]
     for table in [
         tables.evaluation_table(folder),

@@ -102,3 +102,15 @@ def test_the_gap_stands_with_its_interval_and_number_of_steps(tmp_path):
         (tmp_path / "iter-1" / stage / "toy").mkdir(parents=True)
         (tmp_path / "iter-1" / stage / "toy" / "done.json").write_text(json.dumps(result))
     assert "0.06 [0.01–0.14] n=20" in printed(gathering_table(tmp_path))
+
+
+def test_what_an_environment_calls_its_kinds_is_no_markup(tmp_path):
+    """`[/x]` would be a closing tag that was never opened."""
+    from experiments import cli
+
+    evaluated(tmp_path, "mine", parts={"[bold]p": 0.5}, kinds={"[/x]": [2, 0.5], "[red]y": [1, 1.0]})
+    console = Console(width=200, file=io.StringIO(), markup=cli.out._markup)
+    for table in (evaluation_table(tmp_path), *kinds_tables(tmp_path)):
+        console.print(table)
+    shown = console.file.getvalue()
+    assert "[/x]" in shown and "[red]y" in shown and "[bold]p" in shown
