@@ -175,9 +175,12 @@ def open_run(config: RunConfig, folder: Path) -> RunDirectory:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    from leap_ray.policy import Prompter
+
+    facts = {"name": config.name, "prompts": Prompter.of(config.student).hash, "versions": versions}
     directory = RunDirectory(folder)
     try:
-        directory.bind(config.hash, configuration.to_yaml(config), {"name": config.name, "versions": versions})
+        directory.bind(config.hash, configuration.to_yaml(config), facts)
     except UserError:
         directory.close()
         raise

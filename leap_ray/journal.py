@@ -150,16 +150,19 @@ class RunDirectory:
     def bind(self, config_hash: str, config_yaml: str, facts: dict[str, Any]) -> None:
         """Make this the directory of that configuration. Raises UserError if it is another's.
 
-        The hash decides; settings that it leaves out are replaced by the new ones.
+        The hash decides; settings that it leaves out are replaced by the new ones. Facts: `prompts`, the prompts' hash, must
+        be what it was, for no prompt is made anew; `versions` of packages that have changed are said.
         """
         manifest, stored = self.path / "manifest.json", self.path / "config.yaml"
         if manifest.exists():
-            written = read_json(manifest).get("config_hash")
+            made = read_json(manifest)
+            written = made.get("config_hash")
             if written != config_hash:
                 raise UserError(
                     f"run directory {self.path} belongs to another configuration ({written}; this one is {config_hash}): "
                     f"{_differences(stored, config_yaml)}choose another --run-dir, or continue that run with `leap-ray resume`"
                 )
+            _check_facts(self.path, made, facts)
             if stored.read_text() != config_yaml:
                 write_atomically(stored, config_yaml.encode())
             return
@@ -180,6 +183,22 @@ class RunDirectory:
         (self.path / stage).mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / stage / "done.json", json.dumps(result, indent=1, default=str).encode())
         return result
+
+
+def _check_facts(run: Path, made: dict[str, Any], now: dict[str, Any]) -> None:
+    if made.get("prompts", now.get("prompts")) != now.get("prompts"):
+        raise UserError(
+            f"run {run} was made with other prompts ({made['prompts']}; now {now['prompts']}): the chat template or "
+            "leap-ray's own have changed since; go on with the versions that made it (manifest.json), or choose another --run-dir"
+        )
+    before, after = made.get("versions", {}), now.get("versions", {})
+    changed = [f"{n} {before.get(n)} → {after.get(n)}" for n in sorted(before | after) if before.get(n) != after.get(n)]
+    if changed:
+        log.warning(
+            "run %s was made with other versions: %s; its results may not be those of one version",
+            run,
+            ", ".join(changed),
+        )
 
 
 def _differences(stored: Path, config_yaml: str) -> str:

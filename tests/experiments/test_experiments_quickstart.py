@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SIZES = "--iterations 2 --domains.0.demo-tasks 4 --domains.0.train-tasks 2 --domains.0.eval-tasks 2 --domains.0.max-actions 4"
 OURS = re.compile(
-    r"run /|\d+ student server|student package:|base: |demonstrations |iteration \d|households-iter\d-\w+(: evaluation| is served)|"
+    r"run /|\d+ student server|student package:|base: |demonstrations |iteration \d|"
+    r"households-iter\d-\w+(: evaluation| is served)|"
     r"\s+\S.*: evaluation$|[ │┃┏┡┗└┌├━─].*|$"
 )
 

@@ -126,3 +126,15 @@ def test_a_url_is_no_run_directory(url, kind, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", ["runs/a", "/shared/runs/a", "runs/s3:a", "~/a", "a=b/c#d", "C:/runs"])
 def test_a_local_folder_is_a_run_directory(path):
     check_folder(path)
+
+
+def test_a_run_goes_on_with_its_own_prompts_and_says_that_versions_have_changed(tmp_path, caplog):
+    facts = {"prompts": "p1", "versions": {"ray": "2.60.0", "vllm": "0.32"}}
+    run = RunDirectory(tmp_path)
+    run.bind("abc", "name: x\n", facts)
+    run.bind("abc", "name: x\n", facts)
+    assert not caplog.records
+    run.bind("abc", "name: x\n", {**facts, "versions": {"ray": "2.61.0"}})
+    assert "ray 2.60.0 → 2.61.0, vllm 0.32 → None" in caplog.text
+    with pytest.raises(UserError, match=r"made with other prompts \(p1; now p2\)"):
+        run.bind("abc", "name: x\n", {**facts, "prompts": "p2"})
