@@ -153,7 +153,7 @@ class Coordinator:
             kept = [e for e in episodes if e.score > plan.threshold]
             if not kept:
                 raise UserError(f"{domain.name}: none of the expert's {len(episodes)} demonstrations succeeded")
-            counts = {"kept": len(kept), "repeated": gather.repeated(plan, episodes)}
+            counts: dict[str, Any] = {"kept": len(kept), "repeated": gather.repeated(plan, episodes)}
             counts |= self._examples(stage, 0, [(e, None) for e in kept])
             if teacher.annotate:
                 counts["annotations"] = Counter(str(outcome) for outcomes in annotations for outcome in outcomes)

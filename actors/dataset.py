@@ -64,7 +64,8 @@ def write_examples(
     if rows:
         blocks = max(1, len(rows) // EPISODES_PER_BLOCK)
         items = ray.data.from_items(rows, override_num_blocks=blocks)
-        dataset = items.flat_map(_examples, fn_args=(prompts, student, iteration)).materialize()
+        work: Any = _examples  # Ray's annotation knows no further arguments
+        dataset = items.flat_map(work, fn_args=(prompts, student, iteration)).materialize()
         words.update(row["left_out"] for row in dataset.select_columns(["left_out"]).iter_rows())
         if len(words) > 1:
             dataset = dataset.filter(expr=col("left_out") == "")

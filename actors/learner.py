@@ -175,13 +175,13 @@ def _pack_all(
     examples: ray.data.Dataset, model: str, config: LearnerConfig, objective: Objective, seed: int, folder: Path
 ) -> tuple[list[RowInfo], list[Problem]]:
     examples.context.execution_options.preserve_order = True
-    small = {"num_cpus": DATA_TASK.cpus}
+    small: dict[str, Any] = {"num_cpus": DATA_TASK.cpus}
     stops = stop_ids(materialize(model))
-    read = partial(_headers, config=config, objective=objective, stop_ids=stops, seed=seed)
+    read: Any = partial(_headers, config=config, objective=objective, stop_ids=stops, seed=seed)
     lines = (r["line"] for r in examples.map_batches(read, batch_size=config.window, **small).iter_rows())
     headers = [Header(**json.loads(line)) for line in lines if line]
     selection = select(headers, config, seed) if headers else Selection(seed)
-    pack = partial(_pack, folder=folder, selection=selection, config=config, objective=objective, stop_ids=stops)
+    pack: Any = partial(_pack, folder=folder, selection=selection, config=config, objective=objective, stop_ids=stops)
     found = [json.loads(r["line"]) for r in examples.map_batches(pack, batch_size=config.window, **small).iter_rows()]
     infos = {line["id"]: RowInfo(**line) for line in found if "id" in line}
     problems = {(line["example"], line["reason"]): Problem(**line) for line in found if "example" in line}
@@ -251,7 +251,7 @@ def run(job: Job) -> None:
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if ask.gpus else "gloo"),
         scaling_config=scaling,
         run_config=run_config,
-        datasets=_feeds(job),
+        datasets={**_feeds(job)},
         dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
     )
     stopped = Path(job.storage) / STOPPED
@@ -364,7 +364,7 @@ class RayFeed:
         return (row and next(stored) for row in self.job.everything[self.worker])
 
     def _stored(self, purpose: str, skip: int = 0) -> Iterator[Named]:
-        shard = ray.train.get_dataset_shard(f"{purpose}-{self.worker}")
+        shard: Any = ray.train.get_dataset_shard(f"{purpose}-{self.worker}")
         for number, record in enumerate(shard.iter_rows()):
             if number >= skip:
                 row = row_from_record(record)

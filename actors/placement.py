@@ -112,7 +112,8 @@ def grows() -> bool:
 
 def _limits() -> dict[str, float]:
     """The most that an autoscaler would make of the cluster; empty where none has told."""
-    return state.get_max_resources_from_cluster_config() or {}
+    limits: Any = state.get_max_resources_from_cluster_config()
+    return limits or {}
 
 
 def fit_cluster(asks: Mapping[str, tuple[int, Ask]]) -> None:

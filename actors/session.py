@@ -39,12 +39,14 @@ def ray_session(output: CapturedOutput) -> Iterator[str]:
     address = os.environ.get("RAY_ADDRESS", "").removeprefix("local")
     if address.startswith("ray://"):
         raise UserError(f"RAY_ADDRESS={address} is Ray Client, which runs do not support: use `ray job submit`")
-    local = {} if address else {"num_cpus": max(LOCAL_CPUS, os.cpu_count() or 1)}
+    local: dict[str, Any] = {} if address else {"num_cpus": max(LOCAL_CPUS, os.cpu_count() or 1)}
     where = f"the cluster at {address} (RAY_ADDRESS)" if address else "this machine"
     try:
         _knock(address)
         with withheld(os.environ):
-            context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
+            context: Any = ray.init(
+                address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local
+            )
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         remedy = "; check RAY_ADDRESS, or unset it to start Ray here" if address else ""
         raise UserError(f"Ray could not be reached or started on {where}: {_first_line(error)}{remedy}") from error

@@ -247,7 +247,7 @@ def from_plain(cls: Any, value: Any, where: str = "") -> Any:
             raise RecordError(f"{where}: {value!r} is none of {', '.join(map(repr, args))}")
         return value
     if dataclasses.is_dataclass(cls):
-        return _from_fields(cls, value, where)
+        return _from_fields(typing.cast(type, cls), value, where)
     if origin in (tuple, list):
         if not isinstance(value, (list, tuple)):
             raise RecordError(f"{where}: a list is needed, got {type(value).__name__}")

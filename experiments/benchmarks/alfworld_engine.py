@@ -194,7 +194,7 @@ def stock_environment(folder: Path, plays: list[Play]) -> Any:
         "general": {"training_method": "dagger"},
         "dagger": {"training": {"max_nb_steps_per_episode": 1000}},
     }
-    alfred = get_environment("AlfredTWEnv")(config, train_eval="eval_in_distribution")
+    alfred: Any = get_environment("AlfredTWEnv")(config, train_eval="eval_in_distribution")
     alfred.game_files = [str(game_file(folder, play)) for play in plays]
     return alfred.init_env(batch_size=1)
 

@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -36,7 +36,7 @@ from leap_ray.envs.alfworld.world import KINDS, World, kind_of
 from leap_ray.envs.base import Expert
 from leap_ray.errors import UserError
 
-Source = Sequence[Callable[[], tuple[dict[str, Any], dict[str, Any]]]]  # makes game.tw-pddl and traj_data.json
+Source = Iterable[Callable[[], tuple[dict[str, Any], dict[str, Any]]]]  # makes game.tw-pddl and traj_data.json
 LIMITS = (20, 30, 50)  # actions: the official evaluation's, its configuration's, ReAct's
 
 
@@ -57,7 +57,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    console, columns = Console(), {}
+    console = Console()
+    columns: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         try:
             folder = find_folder(args.data, Path(scratch) / "data")

@@ -210,7 +210,9 @@ def separate(branches: Sequence[Branch]) -> Row:
     parts = [build_row([b]) for b in branches]
     starts = np.cumsum([0, *(len(p.ids) for p in parts)])
     targets = np.cumsum([0, *(len(p.labels) for p in parts)])
-    joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("ids", "positions", "labels", "weights")}
+    joined: dict[str, Any] = {
+        n: np.concatenate([getattr(p, n) for p in parts]) for n in ("ids", "positions", "labels", "weights")
+    }
     return referenced(
         Row(
             **joined,

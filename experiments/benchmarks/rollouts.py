@@ -128,7 +128,7 @@ class Transformers:
 
         self._torch = torch
         self._end_id = end_id
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
     async def complete(
         self, prompt_ids: list[int], sampling: Sampling, seed: int, policy: str, request_id: str

@@ -30,19 +30,19 @@ class Position:
 
 def save(folder: Path, trainer: Trainer, position: Position, *, first: bool = True) -> None:
     """Write the trainer's state (each worker its shards, into its own `folder` or a shared one) and the position."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save as write
 
-    dcp.save(trainer.state(), checkpoint_id=str(folder))
+    write(trainer.state(), checkpoint_id=str(folder))
     if first:
         (folder / POSITION).write_text(json.dumps(asdict(position)))
 
 
 def load(folder: Path, trainer: Trainer) -> Position:
     """Bring a trainer to where a checkpoint stands; the number of workers may have changed."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load as read
 
     state = trainer.state()
-    dcp.load(state, checkpoint_id=str(folder))
+    read(state, checkpoint_id=str(folder))
     trainer.restored(state)
     return Position(**json.loads((folder / POSITION).read_text()))
 

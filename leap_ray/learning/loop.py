@@ -154,7 +154,7 @@ class ReferenceStore:
 
     def compute(self, trainer: Trainer, feed: Feed) -> None:
         """Every worker must call. The weights at this point are the previous iteration's."""
-        found = dict(trainer.reference(feed.everything()))
+        found: dict[str, Any] = dict(trainer.reference(feed.everything()))
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f".{self.worker}.part.npz"
         np.savez(part, **found)

@@ -116,7 +116,7 @@ def _with_lora(model: Any, config: LearnerConfig, init_from: Path | None) -> Any
     from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
     if init_from is not None:
-        earlier = PeftConfig.from_pretrained(str(init_from))
+        earlier: Any = PeftConfig.from_pretrained(str(init_from))
         earlier.lora_dropout = config.dropout  # a setting of this training, not of the weights
         return PeftModel.from_pretrained(model, str(init_from), is_trainable=True, config=earlier)
     lora = LoraConfig(
@@ -196,7 +196,7 @@ def probe_logprobs(
     from transformers import AutoModelForCausalLM
 
     full = adapter is not None and not (adapter / ADAPTER_FILE).is_file()
-    source = adapter if full else materialize(str(model))
+    source = adapter if adapter and full else materialize(str(model))
     torch_dtype = getattr(torch, dtype)
     module: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, attn_implementation="sdpa")
     if adapter is not None and not full:

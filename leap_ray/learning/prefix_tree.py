@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +151,7 @@ def build_row(branches: Sequence[Branch], examples: Sequence[str] = ()) -> Row:
     )
 
 
-def _targets(branches: Sequence[Branch], paths: list[Ints], ids: Ints) -> dict[str, Ints]:
+def _targets(branches: Sequence[Branch], paths: list[Ints], ids: Ints) -> dict[str, Any]:
     """Each loss token once, with where it is read from; and which sequence has which of them."""
     nodes = np.concatenate([path[b.start :] for b, path in zip(branches, paths)])
     parents = np.concatenate([path[b.start - 1 : -1] for b, path in zip(branches, paths)])

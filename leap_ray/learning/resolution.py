@@ -8,7 +8,7 @@ masters that lie anywhere between two boundaries is the share total/spacing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leap_ray.config import LearnerConfig, Objective
 
@@ -50,7 +50,7 @@ def resolution_warning(
 
 def _sampled(weights: torch.Tensor) -> torch.Tensor:
     """Up to `SAMPLE` of a tensor's values other than 0, evenly spread; of a sharded one this worker's."""
-    local = weights.to_local() if hasattr(weights, "to_local") else weights
+    local: Any = getattr(weights, "to_local", lambda: weights)()
     flat = local.detach().flatten()
     values = flat[:: max(1, len(flat) // SAMPLE)].float().cpu()
     return values[values != 0]

@@ -179,7 +179,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     logging.set_verbosity_error()  # it would recommend not to dequantise
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
     # The weights are plain now; transformers would otherwise refuse to save what it believes to be quantised.
     for holder, name in (
         (model.config, "quantization_config"),

@@ -82,7 +82,7 @@ def check_length(config: Mapping[str, Any], model: str, max_length: int) -> None
 
 def _unsupported(text: Any, max_length: int) -> str:
     """What in a language model's configuration mixes tokens otherwise than by full attention; "" if nothing."""
-    types = set(getattr(text, "layer_types", None) or ())
+    types: set[str] = set(getattr(text, "layer_types", None) or ())
     if odd := sorted(map(str, types - {"full_attention", "sliding_attention"})):
         return f"has layers of the type {', '.join(odd)}"
     if _RECURRENT.search(text.model_type):

@@ -83,7 +83,8 @@ class Adapter:
 
     def refusal(self, error: Exception) -> Refusal | None:
         """The refusal that an SDK's error stands for, if the server answered at all."""
-        return _refusal(error.response) if isinstance(error, self._sdk.APIStatusError) else None
+        response = getattr(error, "response", None)
+        return _refusal(response) if response is not None and isinstance(error, self._sdk.APIStatusError) else None
 
     def failure(self, error: Exception) -> CallFailed:
         """The SDK's error in one line, without headers and without the key, which they hold."""

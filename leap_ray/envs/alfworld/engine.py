@@ -114,7 +114,7 @@ class Game:
         from alfworld.agents.utils.misc import Demangler
         from textworld.generator.game import EntityInfo
 
-        infos = {key: EntityInfo(key, self.types[key]) for key in ids}
+        infos: dict[str, Any] = {key: EntityInfo(key, self.types[key]) for key in ids}
         demangler = Demangler(game_infos=infos)
         for key, info in infos.items():
             info.name, info.definite, info.indefinite = demangler.demangle_alfred_name(key), "the", "a"
