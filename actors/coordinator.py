@@ -71,6 +71,7 @@ class Coordinator:
         self.pools: dict[str, EnvironmentPool] = {}
         self.panels: dict[tuple[str, str], Panel] = {}
         self.traits: dict[str, Traits] = {}
+        self.provenance: dict[str, dict[str, str]] = {}
         self.teacher: Any = None
         self._serving = BASE
         self._iteration = -1
@@ -86,6 +87,7 @@ class Coordinator:
             self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
             env = make_env(domain.name, domain.settings)
             self.traits[domain.name] = Traits.of(env)
+            self.provenance[domain.name] = env.provenance()
             for name in {domain.train_panel, domain.eval_panel}:
                 self.panels[domain.name, name] = env.resolve_panel(name)
             env.close()
@@ -292,7 +294,22 @@ class Coordinator:
             plan = self.plan(domain, panel, self.config.eval_seeds)
             episodes = await self.play_panel(plan, policy, stage, f"{policy.name}: evaluation ({domain.name})")
             result = {"policy": policy.name, "panel": plan.panel.hash, **asdict(summarize(episodes))}
+            result["evaluated_with"] = self.decided_by(domain, plan)
             self._finish(stage, "evaluate", domain, result, episodes)
+
+    def decided_by(self, domain: DomainConfig, plan: gather.Plan) -> dict[str, Any]:
+        """What decides an evaluation's result beside the weights and the panel: where it is the same, figures compare."""
+        student = self.config.student
+        return {
+            "seeds": plan.seeds,
+            "max_actions": plan.max_actions,
+            "temperature": student.eval_temperature,
+            "max_tokens": student.max_tokens,
+            "max_length": student.max_length,
+            "prompts": self.prompter.hash,
+            "settings": domain.settings,
+            **self.provenance[domain.name],
+        }
 
     async def play_panel(self, plan: gather.Plan, policy: Policy, stage: str, title: str) -> Records[Episode]:
         """Every task of the plan once per seed, with evaluation's sampling."""

@@ -122,6 +122,7 @@ def evaluate(
             stage = f"evaluations/{chosen.name}-{panel.hash}-{'.'.join(map(str, seeds))}"
             episodes = await coordinator.play_panel(plan, chosen, stage, f"{chosen.name} on {panel.name}")
             result = {"policy": chosen.name, "panel": panel.hash, **asdict(summarize(episodes))}
+            result["evaluated_with"] = coordinator.decided_by(domain, plan)
             return directory.finish(stage, result)
 
     with ray_session(output), Board(output.console) as board:

@@ -148,6 +148,10 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             raise UserError(f"panel file {name} is of domain {written.domain!r}, not {self.domain!r}")
         return self.panel(written.name).choose([task.id for task in written.tasks])
 
+    def provenance(self) -> dict[str, str]:
+        """What decides results beside the tasks' ids (the data's content, the machine that commands run on), in plain words."""
+        return {}
+
     @abstractmethod
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -8,6 +8,7 @@ or from a checkout of princeton-nlp/intercode, which it converts.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from leap_ray.cache import cache_folder
 from leap_ray.envs.intercode.checkout import convert, is_checkout
 from leap_ray.envs.intercode.trees import Tree
 from leap_ray.errors import UserError
+from leap_ray.types import digest, to_plain
 
 Language = Literal["bash", "sql", "python"]
 Split = Literal["index", "apart"]
@@ -62,6 +64,13 @@ class TaskSet:
     items: tuple[Item, ...]
     trees: dict[str, Tree] = field(default_factory=dict)  # bash: by kind
     dump: Path | None = None  # sql: the databases, as a MySQL dump
+
+    @property
+    def digest(self) -> str:
+        """Names the content: of the tasks, and of the file systems or databases that they are set in."""
+        dump = hashlib.sha256(self.dump.read_bytes()).hexdigest() if self.dump else ""
+        trees = {kind: tree.hash for kind, tree in self.trees.items()}
+        return digest([to_plain(item) for item in self.items], trees, dump)
 
     def split(self, how: Split) -> dict[str, tuple[Item, ...]]:
         """Panels "train" and "test".

@@ -99,6 +99,10 @@ class InterCodeEnv(TextEnv):
             raise UserError(f"intercode: there is no panel {name!r}: {', '.join(self._split)}")
         return Panel.of(self.domain, name, [Task(self.domain, i.id, name, i.kind) for i in self._split[name]])
 
+    def provenance(self) -> dict[str, str]:
+        """The content of tasks and of what they are set in, since ids are positions in a file, and what commands run on."""
+        return {"tasks": self.tasks.digest, "runs on": self._game.runs_on}
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """A fresh machine (or connection, or interpreter) for `options["task"]`. `seed` changes nothing: tasks are fixed.
 

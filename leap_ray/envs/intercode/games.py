@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from leap_ray.envs.intercode import python_tasks, sql
 from leap_ray.envs.intercode.backend import Backend, Kind
@@ -42,6 +43,11 @@ class Game(Protocol):
 
     actions: list[str]
     answer: str
+
+    @property
+    def runs_on(self) -> str:
+        """What commands run on, in words: it decides what some of them print."""
+        ...
 
     def start(self, item: Item) -> str: ...
 
@@ -79,6 +85,10 @@ class BashGame:
         self.answer = ""
         self._session: Session | None = None
         self._item: Item | None = None
+
+    @property
+    def runs_on(self) -> str:
+        return f"{self.backend.name}: {self.backend.note}"
 
     def start(self, item: Item) -> str:
         self.stop()
@@ -137,6 +147,10 @@ class SqlGame:
         self._database: sql.Database | None = None
         self._item: Item | None = None
         self._gold: dict[str, sql.Answer] = {}
+
+    @property
+    def runs_on(self) -> str:
+        return urlsplit(self.engine).scheme or self.engine
 
     def start(self, item: Item) -> str:
         self.stop()
@@ -200,6 +214,10 @@ class PythonGame:
         self._session: python_tasks.PythonSession | None = None
         self._item: Item | None = None
         self._gold: dict[str, list[dict[str, str]]] = {}
+
+    @property
+    def runs_on(self) -> str:
+        return f"{self.backend.name}: {self.backend.note}"
 
     def start(self, item: Item) -> str:
         self.stop()

@@ -21,6 +21,7 @@ from leap_ray.envs.webshop.words import paraphrases
 from leap_ray.envs.webshop.wrapper import DRAWN, KEPT, LIMIT, SEARCH, LeapShop
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.tasks import Panel
+from leap_ray.types import digest
 
 
 class WebShopEnv(TextEnv):
@@ -115,6 +116,12 @@ class WebShopEnv(TextEnv):
         self.session: Session | None = None
         self.steps = 0
         self._seed = 0
+
+    def provenance(self) -> dict[str, str]:
+        """The products' content."""
+        manifest = self.catalogue.manifest
+        stamps = sorted(stamp["sha256"] for stamp in manifest["files"])
+        return {"products": digest(stamps) if stamps else manifest["name"]}
 
     def panel(self, name: str) -> Panel:
         """ "train", "eval" or "test" of the split."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,3 +233,19 @@ def test_thresholds_are_the_settings_own():
     domains = [DomainConfig(EDITOR), DomainConfig("households", threshold=0.5)]
     assert _thresholds(domains) == {"editor": 0.25, "households": 0.5}
     assert RunConfig("x", tuple(domains)).domains[0].threshold is None
+
+
+def test_provenance_names_content_and_not_places(tmp_path: Path):
+    """InterCode's ids are positions: other questions in another folder would be the same evaluation by the panel's hash alone."""
+    from leap_ray.envs.intercode.data import SHIPPED
+
+    copies = {name: shutil.copytree(SHIPPED, tmp_path / name) for name in ("same", "other")}
+    questions = copies["other"] / "sql.json"
+    questions.write_text(questions.read_text().replace("How many", "How few", 1))
+    made = {n: make_env("intercode", {"language": "sql", "data": str(f)}) for n, f in copies.items()}
+    assert made["same"].panel("test").hash == made["other"].panel("test").hash
+    shipped = make_env("intercode", {"language": "sql"}).provenance()
+    assert made["same"].provenance() == shipped != made["other"].provenance()
+    assert shipped["runs on"] == "sqlite"
+    shops = [make_env("webshop", {"products": count}).provenance() for count in (50, 50, 60)]
+    assert shops[0] == shops[1] != shops[2]
