@@ -72,7 +72,8 @@ class ConstrainedTeacher(SelfTeacher):
             return Verdict(Outcome.NO_PLAN, detail="no candidate action was found")
         try:
             plain, priv = await asyncio.gather(
-                self._scores(episode, shown, actions, said), self._scores(episode, hidden, actions, told)
+                self._scores(episode, shown, actions, _reasoned(said, told)),
+                self._scores(episode, hidden, actions, _reasoned(told, said)),
             )
             mixture = constrained(plain, priv, self.config.delta)
         except NoReason:
@@ -115,6 +116,11 @@ class ConstrainedTeacher(SelfTeacher):
             *(action_scores(self.student, prompter, prompt, actions, policy, episode.id, why) for why in reasons)
         )
         return averaged([scores for scores, count in zip(found, reasons.values()) for _ in range(count)])
+
+
+def _reasoned(own: Sequence[Parsed], other: Sequence[Parsed]) -> Sequence[Parsed]:
+    """What was said on this side, or, where none of it held a reason, on the other: an untuned student may miss the format."""
+    return own if any(parsed.reason for parsed in own) else other
 
 
 class NoReason(Exception):

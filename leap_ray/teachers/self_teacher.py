@@ -7,9 +7,9 @@ answers in the student's own form. A first answer that cannot be used is drawn a
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -72,6 +72,13 @@ class Hindsight:
         """Reason and action of a completion."""
         text = self.prompter.text(ids)
         return parse(text, self.prompter.dialect, self.domains[episode.task.domain].multiline)
+
+
+@dataclass(frozen=True)
+class Said(Parsed):
+    """A completion of the student's. Not `whole`: it was cut off within its reason."""
+
+    whole: bool = True
 
 
 class Bounded:
@@ -181,11 +188,11 @@ class SelfTeacher:
         prompt = self.hindsight.with_last(episode, t, "why.j2", action=action)
         for attempt in range(TRIES):
             said = await self._say(episode, t, prompt, f"why/{attempt}")
-            if said.reason and t in check(_reading(t, Parsed(said.reason, action)), (t,)).verdicts:
+            if said.reason and said.whole and t in check(_reading(t, Parsed(said.reason, action)), (t,)).verdicts:
                 return said.reason
         return ""
 
-    async def _say(self, episode: Episode, t: int, prompt: list[int], what: str) -> Parsed:
+    async def _say(self, episode: Episode, t: int, prompt: list[int], what: str) -> Said:
         self._check_length(prompt)
         policy = "base" if episode.policy.startswith("expert:") else episode.policy
         name = f"{episode.id}-teacher/{t}-{what.replace('/', '-')}"
@@ -197,10 +204,10 @@ class SelfTeacher:
         seed = int(digest(self.seed, name, length=7), 16)
         completion = await self.student.complete(prompt, sampling, seed, policy, name)
         said = self.hindsight.parse(episode, completion.ids)
-        cut = completion.finish == "length" and self.hindsight.prompter.text(completion.ids).rstrip().endswith(
-            said.action
-        )
-        return dataclasses.replace(said, action="", reason="") if cut else said  # half an action may be another one
+        ended = completion.finish != "length"
+        text = self.hindsight.prompter.text(completion.ids).rstrip()
+        action = said.action if ended or not text.endswith(said.action) else ""  # half an action may be another one
+        return Said(said.reason, action, whole=ended or bool(said.action))
 
     def _check_length(self, prompt: Sequence[int]) -> None:
         room = self.max_length - len(prompt)
