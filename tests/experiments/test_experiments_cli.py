@@ -171,3 +171,39 @@ def test_help_is_there_without_the_heavy_packages():
     code = "import sys; from experiments import cli; assert not {'torch', 'ray', 'vllm'} & set(sys.modules)"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+
+
+def broken(monkeypatch, error):
+    """`leap-ray show` with something below it that raises."""
+
+    def fail(folder):
+        raise error
+
+    monkeypatch.setattr(cli, "_config_of", lambda folder: folder)
+    monkeypatch.setattr(cli, "_print_tables", fail)
+
+
+def test_a_fault_of_the_program_shows_a_tracebacks_end_and_where_the_rest_is(monkeypatch, capsys, tmp_path):
+    error = ZeroDivisionError("in the middle of a run")
+    error.add_note("The whole of it and the actors' logs are in runs/a/logs")
+    broken(monkeypatch, error)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["show", str(tmp_path)])
+    lines = capsys.readouterr().err.splitlines()
+    assert left.value.code == 1
+    assert lines[0] == "leap-ray: this is a fault of leap-ray's own; its traceback ends:"
+    assert lines[-2:] == ["ZeroDivisionError: in the middle of a run", error.__notes__[0]]
+    assert len(lines) <= cli.SHOWN_LINES + 1
+
+
+def test_a_users_error_from_a_worker_is_one_sentence(monkeypatch, capsys, tmp_path):
+    from ray.exceptions import RayTaskError
+    from ray.train import WorkerGroupError
+
+    from leap_ray.errors import UserError
+
+    cause = UserError("previous weights hold no config.json")
+    task = RayTaskError("f", "Traceback …", cause)
+    for error in (task, task.as_instanceof_cause(), WorkerGroupError("a long text", {1: cause})):
+        broken(monkeypatch, error)
+        assert refused(capsys, "show", tmp_path) == "leap-ray: previous weights hold no config.json\n"
