@@ -22,7 +22,7 @@ import ray
 
 from actors import gather
 from actors.dataset import read_examples, write_examples
-from actors.environment import EnvironmentPool, PromptSettings
+from actors.environment import EnvironmentPool, PromptSettings, TaughtAttempt, Teaching
 from actors.learner import PROGRESS, train
 from actors.placement import PROBE, place, soon, teacher_ask
 from actors.student_pool import StudentPool
@@ -83,14 +83,6 @@ class Coordinator:
         rank = config.learner.rank if config.learner.method == "lora" else 0
         register = str(self.run.path / "served")
         self.student = await in_thread(StudentPool.start, config.student, lora_rank=rank, registry=register)
-        for domain in config.domains:
-            self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
-            env = make_env(domain.name, domain.settings)
-            self.traits[domain.name] = Traits.of(env)
-            self.provenance[domain.name] = env.provenance()
-            for name in {domain.train_panel, domain.eval_panel}:
-                self.panels[domain.name, name] = env.resolve_panel(name)
-            env.close()
         if self.teaching:
             self.teacher = start_teacher(
                 config.teacher,
@@ -101,6 +93,16 @@ class Coordinator:
                 student_config=config.student,
                 name="teacher",
             )
+        expert = config.teacher.kind == "symbolic"  # asked in the environment's own process
+        teaching = Teaching(config.teacher, config.seed, None if expert else self.teacher) if self.teaching else None
+        for domain in config.domains:
+            self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student, teaching)
+            env = make_env(domain.name, domain.settings)
+            self.traits[domain.name] = Traits.of(env)
+            self.provenance[domain.name] = env.provenance()
+            for name in {domain.train_panel, domain.eval_panel}:
+                self.panels[domain.name, name] = env.resolve_panel(name)
+            env.close()
         await in_thread(self._place)
         return self
 
@@ -163,7 +165,7 @@ class Coordinator:
             await self._log_spending()
 
     async def correct(self, iteration: int, policy: Policy) -> None:
-        """Rollouts of the last policy, and the teacher's word on those that failed."""
+        """Rollouts of the last policy with the teacher's word on their steps, during the episode or after it failed."""
         for domain in self.config.domains:
             stage = f"iter-{iteration}/rollouts/{domain.name}"
             if self.run.result(stage):
@@ -176,24 +178,32 @@ class Coordinator:
             episodes = self.run.records(stage, "episodes", Episode, _episode_key)
             corrections = self.run.records(stage, "corrections", Correction, _corrected_key)
             attempts = plan.attempts(policy.name, sampling, config.max_length)
-            privileged = self.config.teacher.kind != "symbolic"  # that one reads its own environment
-            with self.board.stage(
-                f"iteration {iteration}: rollouts and corrections ({domain.name})", len(attempts)
-            ) as bar:
-                limit = gather.answer_seconds(self.config.teacher)
-                await gather.correct_all(plan, attempts, episodes, corrections, self.teacher, privileged, bar, limit)
+            intervention = self.config.intervention(iteration)
+            title = f"iteration {iteration}: rollouts {'with the teacher' if intervention else 'and corrections'}"
+            with self.board.stage(f"{title} ({domain.name})", len(attempts)) as bar:
+                if intervention:
+                    taught = [TaughtAttempt(attempt, intervention) for attempt in attempts]
+                    await gather.taught_all(plan, taught, episodes, corrections, bar)
+                else:
+                    privileged = self.config.teacher.kind != "symbolic"  # that one reads its own environment
+                    limit = gather.answer_seconds(self.config.teacher)
+                    await gather.correct_all(
+                        plan, attempts, episodes, corrections, self.teacher, privileged, bar, limit
+                    )
             words = [[(word.outcome, word.detail) for word in c.steps] for c in corrections]
             gather.check_answered(words, self.config.teacher, self.run.path)
             counts = gather.outcomes(episodes, corrections, plan.threshold)
             counts |= self._examples(
                 stage, iteration, [(e, corrections.by_key[e.id]) for e in episodes if e.id in corrections]
             )
+            if intervention:
+                counts["intervened"] = gather.intervened(episodes)
             result = {**asdict(summarize(episodes)), **counts}
             self._finish(stage, "rollouts", domain, result, episodes, corrections)
             await self._log_spending()
 
     async def train(self, iteration: int, before: Policy) -> Policy:
-        """Fine-tune from the last weights on the examples of all iterations so far."""
+        """Fine-tune on the examples of all iterations so far, from the last weights or from the untuned student's."""
         stage = f"iter-{iteration}/train"
         policy = self.policy(iteration)
         if self.run.result(stage):
@@ -211,7 +221,7 @@ class Coordinator:
                 train,
                 read_examples(folders),
                 model=self.config.student.model,
-                init_from=before.path,
+                init_from=before.path if self.config.learner.start == "previous" else None,
                 output=output,
                 config=self.config.learner,
                 objective=objective,
@@ -219,7 +229,7 @@ class Coordinator:
                 storage=output / "ray-train",
                 adapter_name=policy.name,
                 max_length=self.config.student.max_length,
-                keep_masters=iteration + 1 < self.config.iterations,
+                keep_masters=self.config.learner.start == "previous" and iteration + 1 < self.config.iterations,
             )
         for warning in result.warnings:
             self.board.say(f"warning: {warning}")
@@ -405,7 +415,9 @@ class Coordinator:
     def _examples(self, stage: str, iteration: int, pairs: list[tuple[Episode, Correction | None]]) -> dict[str, Any]:
         """Write the stage's training examples as Parquet, made by Ray Data from episodes and corrections."""
         folder = self.run.path / stage / "examples"
-        count, left_out = write_examples(pairs, self.prompts, self.config.student, iteration, folder)
+        count, left_out = write_examples(
+            pairs, self.prompts, self.config.student, iteration, folder, self.config.learner.agreed_weight
+        )
         return {"examples": count, "left_out": left_out}
 
     def _finish(self, stage: str, event: str, domain: DomainConfig, result: dict[str, Any], *records: Records) -> None:

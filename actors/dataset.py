@@ -47,6 +47,7 @@ def write_examples(
     student: StudentConfig,
     iteration: int,
     folder: Path,
+    agreed_weight: float = 1.0,
 ) -> tuple[int, dict[str, int]]:
     """The examples of episodes with their corrections (None: a demonstration) as Parquet files.
 
@@ -65,7 +66,7 @@ def write_examples(
         blocks = max(1, len(rows) // EPISODES_PER_BLOCK)
         items = ray.data.from_items(rows, override_num_blocks=blocks)
         work: Any = _examples  # Ray's annotation knows no further arguments
-        dataset = items.flat_map(work, fn_args=(prompts, student, iteration)).materialize()
+        dataset = items.flat_map(work, fn_args=(prompts, student, iteration, agreed_weight)).materialize()
         words.update(row["left_out"] for row in dataset.select_columns(["left_out"]).iter_rows())
         if len(words) > 1:
             dataset = dataset.filter(expr=col("left_out") == "")
@@ -76,16 +77,18 @@ def write_examples(
 
 
 def _examples(
-    row: dict[str, Any], prompts: PromptSettings, student: StudentConfig, iteration: int
+    row: dict[str, Any], prompts: PromptSettings, student: StudentConfig, iteration: int, agreed_weight: float
 ) -> list[dict[str, Any]]:
     episode = from_json(Episode, row["episode"])
     return [
         {**to_record(example), "left_out": out_of_reach(example, student)}
-        for example in _examples_of(episode, row["correction"], prompts, iteration)
+        for example in _examples_of(episode, row["correction"], prompts, iteration, agreed_weight)
     ]
 
 
-def _examples_of(episode: Episode, correction: str, prompts: PromptSettings, iteration: int) -> Iterator[Any]:
+def _examples_of(
+    episode: Episode, correction: str, prompts: PromptSettings, iteration: int, agreed_weight: float
+) -> Iterator[Any]:
     if not correction:
         return from_demonstration(episode, iteration)
-    return from_correction(episode, from_json(Correction, correction), _prompter(prompts), iteration)
+    return from_correction(episode, from_json(Correction, correction), _prompter(prompts), iteration, agreed_weight)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,12 +21,15 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 
 from actors.placement import ENVIRONMENT, place
-from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
-from leap_ray.envs.base import PrivilegedState, TextEnv, make_env
+from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig, TeacherConfig
+from leap_ray.envs.base import PrivilegedState, TextEnv, call, make_env
 from leap_ray.errors import EnvironmentFault, UserError, user_error
 from leap_ray.policy import Completer, Prompter, tokenize
-from leap_ray.rollout import demonstrate, play
-from leap_ray.types import Episode, Sampling, Task
+from leap_ray.prompts import folder_hash
+from leap_ray.rollout import demonstrate, play, play_taught
+from leap_ray.teachers.choose import choose
+from leap_ray.teachers.live import Judgement, LiveExpert, LiveTeacher
+from leap_ray.types import Correction, Episode, Intervention, Sampling, Task
 
 log = logging.getLogger(__name__)
 TRIES = 3  # of an episode, before it is given up
@@ -65,10 +70,43 @@ class Attempt:
     max_length: int
 
 
+@dataclass(frozen=True)
+class TaughtAttempt:
+    """One episode to be played with a teacher at the student's side. No kind of `Attempt`: no evaluation takes one."""
+
+    attempt: Attempt
+    intervention: Intervention
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """The teacher that sits at a student's side: a domain's expert is asked in the environment's own process (`actor` None)."""
+
+    config: TeacherConfig
+    seed: int
+    actor: Any = None  # of the other kinds, a TeacherActor
+
+
+class RemoteTeacher:
+    """A teacher in a process of its own, at one student's side (`teachers.live.LiveTeacher`)."""
+
+    def __init__(self, actor: Any, privileged: PrivilegedState) -> None:
+        self._actor, self._privileged = actor, privileged
+
+    async def judge(self, episode: Episode) -> Judgement:
+        try:
+            return await self._actor.judge.remote(episode, self._privileged)
+        except RayActorError as error:  # not this environment's fault, so not to be tried again as one
+            raise UserError(f"the teacher died: {str(error).splitlines()[0]}; `leap-ray resume RUN` goes on") from error
+
+
 class EnvironmentActor:
     """Hosts instances of one domain's environment, as many as there are calls at once, and plays an episode in each."""
 
-    def __init__(self, domain: DomainConfig, prompts: PromptSettings, student: Completer | None) -> None:
+    def __init__(
+        self, domain: DomainConfig, prompts: PromptSettings, student: Completer | None, teaching: Teaching | None = None
+    ) -> None:
+        self._teaching = teaching
         self._make = lambda: make_env(domain.name, domain.settings)
         self._student = student
         self._prompter = prompts.load()
@@ -90,20 +128,44 @@ class EnvironmentActor:
         if self._student is None:
             raise UserError("these environment actors were made without a student")
         async with self._environment() as env:
-            episode = await play(
+            episode = await play(env, attempt.task, self._student, self._prompter, **_how(attempt))
+        self._count(episode)
+        return episode
+
+    async def play_taught(self, taught: TaughtAttempt) -> tuple[Episode, Correction]:
+        """Play one whole episode of the student with the teacher at its side. Raises PrivilegeError outside training."""
+        attempt, teaching, began = taught.attempt, self._teaching, time.perf_counter()
+        if self._student is None or teaching is None:
+            raise UserError("these environment actors were made without a student or without a teacher")
+        async with self._environment() as env:
+            found = await play_taught(
                 env,
                 attempt.task,
                 self._student,
                 self._prompter,
-                policy=attempt.policy,
-                seed=attempt.seed,
-                sampling=attempt.sampling,
-                max_actions=attempt.max_actions,
-                max_length=attempt.max_length,
+                join=partial(_join, env, teaching),
+                intervention=taught.intervention,
+                **_how(attempt),
             )
+        episode, config = found.episode, teaching.config
+        words = choose(
+            found.verdicts, [step.own for step in episode.steps], correct=config.correct, repeats=config.repeats
+        )
+        acted = sum(step.proposal is not None for step in episode.steps)
+        self._count(episode)
+        return episode, Correction(
+            episode.id,
+            config.label,
+            f"The teacher acted at {acted} of {len(episode.steps)} steps.",
+            words,
+            prompt_hash=folder_hash("teacher") if teaching.actor is not None else "",
+            seconds=time.perf_counter() - began,
+            dollars=found.dollars,
+        )
+
+    def _count(self, episode: Episode) -> None:
         self._episodes.inc(1, tags={"finish": str(episode.finish)})
         self._steps.inc(max(1, len(episode.steps)))
-        return episode
 
     async def demonstrate(self, task: Task, seed: int, max_actions: int) -> Episode:
         """Play one whole episode of the domain's demonstrating expert."""
@@ -137,21 +199,51 @@ class EnvironmentActor:
             self._busy.set(self._playing)
 
 
+def _how(attempt: Attempt) -> dict[str, Any]:
+    """How `play` is to play the attempt."""
+    return {
+        "policy": attempt.policy,
+        "seed": attempt.seed,
+        "sampling": attempt.sampling,
+        "max_actions": attempt.max_actions,
+        "max_length": attempt.max_length,
+    }
+
+
+async def _join(env: TextEnv, teaching: Teaching) -> LiveTeacher:
+    """The teacher of the episode that this environment has just begun."""
+    if teaching.actor is not None:
+        return RemoteTeacher(teaching.actor, await call(env, env.privileged))
+    privilege = teaching.config.privilege
+    return LiveExpert(env, await call(env, env.expert, "teacher", privilege=privilege, seed=teaching.seed))
+
+
 def _privileged(env: TextEnv, task: Task) -> PrivilegedState:
     env.reset(options={"task": task})
     return env.privileged()
+
+
+def _task_of(given: TaughtAttempt | Attempt | Episode | Task) -> Task:
+    """The task that a call of an environment actor is about."""
+    given = given.attempt if isinstance(given, TaughtAttempt) else given
+    return given if isinstance(given, Task) else given.task
 
 
 class EnvironmentPool:
     """The environment actors of one domain, seen from the coordinator."""
 
     def __init__(
-        self, domain: DomainConfig, config: RolloutConfig, prompts: PromptSettings, student: Completer | None
+        self,
+        domain: DomainConfig,
+        config: RolloutConfig,
+        prompts: PromptSettings,
+        student: Completer | None,
+        teaching: Teaching | None = None,
     ) -> None:
         self.domain = domain
         self.config = config
         # As plain arguments: what lay in the object store could be gone when Ray restarts an actor.
-        self._make_args = (domain, prompts, student)
+        self._make_args = (domain, prompts, student, teaching)
         self._made = [0] * config.actors
         self._played = [0] * config.actors
         self._actors: list[Any] = [self._new(i) for i in range(config.actors)]
@@ -167,6 +259,9 @@ class EnvironmentPool:
 
     async def play(self, attempt: Attempt) -> Episode:
         return await self._call("play", attempt)
+
+    async def play_taught(self, taught: TaughtAttempt) -> tuple[Episode, Correction]:
+        return await self._call("play_taught", taught)
 
     async def demonstrate(self, task: Task, seed: int, max_actions: int) -> Episode:
         return await self._call("demonstrate", task, seed, max_actions)
@@ -214,7 +309,7 @@ class EnvironmentPool:
 
     async def _try(self, actor: Any, method: str, *args: Any) -> Any:
         """One call. Raises the user's own errors as they are, and EnvironmentFault for whatever else goes wrong."""
-        what = f"{method} of {getattr(args[0], 'task', args[0]).id}"
+        what = f"{method} of {_task_of(args[0]).id}"
         try:
             ref = getattr(actor, method).remote(*args)
             return await asyncio.wait_for(asyncio.wrap_future(ref.future()), self.config.episode_timeout)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.environment import Attempt, EnvironmentPool
+from actors.environment import Attempt, EnvironmentPool, TaughtAttempt
 from actors.placement import soon, unwrap
 from leap_ray.config import TeacherConfig
 from leap_ray.errors import EnvironmentFault, UserError
@@ -99,7 +99,7 @@ class Losses:
                 self.episodes.append(episode)
         return self.episodes.by_key.get(key)
 
-    async def kept(self, work: Callable[[], Awaitable[Episode]], task: Task, seed: int, policy: str) -> Episode | None:
+    async def kept(self, work: Callable[[], Awaitable[T]], task: Task, seed: int, policy: str) -> T | None:
         """What the work gives, or None where the episode was, or is now, lost."""
         key = episode_id(task, seed, policy)
         if key in self.records:
@@ -214,6 +214,43 @@ def _content(episode: Episode, annotate: bool) -> str:
     return digest([(s.observation, s.candidates, s.action, "" if annotate else s.reason) for s in episode.steps])
 
 
+async def taught_all(
+    plan: Plan,
+    attempts: Sequence[TaughtAttempt],
+    episodes: Records[Episode],
+    corrections: Records[Correction],
+    stage: Stage,
+) -> None:
+    """Rollouts with a teacher at the student's side: each comes back with its correction.
+
+    The correction is written first: an episode that is there has one. Episodes of an interrupted stage where the teacher's word
+    is lacking for want of money or of an answer are played once more, since it would have acted there.
+    """
+    lacking = {c.episode for c in corrections if unanswered(c)}
+    episodes.drop(lambda episode: episode.id in lacking or episode.id not in corrections)
+    corrections.drop(lambda correction: not _belongs(correction, episodes))
+
+    with Losses(plan, episodes) as losses:
+
+        async def one(taught: TaughtAttempt) -> None:
+            attempt = taught.attempt
+            if episode_id(attempt.task, attempt.seed, attempt.policy) not in episodes:
+                play = partial(plan.pool.play_taught, taught)
+                if found := await losses.kept(play, attempt.task, attempt.seed, attempt.policy):
+                    episode, correction = found
+                    corrections.append(correction)
+                    episodes.append(episode)
+            stage.advance(note=f"{success_note(episodes)}, {100 * intervened(episodes):.0f} % of steps by the teacher")
+
+        await all_of(attempts, one)
+
+
+def intervened(episodes: Iterable[Episode]) -> float:
+    """Share of the steps at which a teacher acted in the student's place."""
+    steps = [step for episode in episodes for step in episode.steps]
+    return sum(step.proposal is not None for step in steps) / len(steps) if steps else 0.0
+
+
 async def correct_all(
     plan: Plan,
     attempts: Sequence[Attempt],
@@ -286,22 +323,22 @@ def check_answered(answers: Sequence[Sequence[tuple[Outcome, str]]], config: Tea
 
 
 def outcomes(episodes: Iterable[Episode], corrections: Iterable[Correction], threshold: float) -> dict[str, Any]:
-    """What became of every failed episode and of each of its steps; `kl`: the constrained expert's mean, in nats.
+    """What became of every episode that a teacher was given and of each of its steps; `kl`: the constrained expert's mean, nats.
 
     `own_action`: how many of the corrected steps keep the student's action, with the teacher's reason; they are no pairs.
     """
-    failed = [e for e in episodes if e.score <= threshold]
-    words = {c.episode: c for c in corrections}
-    steps = Counter(str(word.outcome) for e in failed for word in words[e.id].steps)
-    spent = kl_used(word.detail for e in failed for word in words[e.id].steps)
-    corrected = sum(any(word.outcome == "corrected" for word in words[e.id].steps) for e in failed)
+    episodes, words = list(episodes), {c.episode: c for c in corrections}
+    given = [e for e in episodes if e.id in words]
+    steps = Counter(str(word.outcome) for e in given for word in words[e.id].steps)
+    spent = kl_used(word.detail for e in given for word in words[e.id].steps)
+    corrected = sum(any(word.outcome == "corrected" for word in words[e.id].steps) for e in given)
     own = sum(
-        word.outcome is Outcome.CORRECTED and same_action(e.steps[word.t], word.action)
-        for e in failed
+        word.outcome is Outcome.CORRECTED and same_action(e.steps[word.t].own, word.action)
+        for e in given
         for word in words[e.id].steps
     )
     return {
-        "failed": len(failed),
+        "failed": sum(e.score <= threshold for e in episodes),
         "corrected_episodes": corrected,
         "steps": sum(steps.values()),
         "outcomes": dict(sorted(steps.items())),

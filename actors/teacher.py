@@ -23,7 +23,9 @@ from leap_ray.config import DomainConfig, StudentConfig, TeacherConfig
 from leap_ray.envs.base import PrivilegedState
 from leap_ray.errors import UserError
 from leap_ray.teachers.build import PAID, build_teacher, load_prompter
+from leap_ray.teachers.choose import Verdict
 from leap_ray.teachers.keys import read_key
+from leap_ray.teachers.live import Judgement
 from leap_ray.teachers.self_teacher import Bounded
 from leap_ray.types import Correction, Episode, Outcome, StepCorrection
 
@@ -55,9 +57,13 @@ class TeacherMetrics:
         self.episodes.inc()
         self.seconds.observe(max(seconds, 1e-6))
         for step in correction.steps:
-            self.steps.inc(tags={"Outcome": step.outcome.name.lower()})
-            if step.outcome is Outcome.REVEALS:
-                self.leaks.inc()
+            self.step(step.outcome)
+
+    def step(self, outcome: Outcome) -> None:
+        """One more step."""
+        self.steps.inc(tags={"Outcome": outcome.name.lower()})
+        if outcome is Outcome.REVEALS:
+            self.leaks.inc()
 
 
 @ray.remote
@@ -110,10 +116,26 @@ class TeacherActor:
             self.open -= 1
             self.metrics.waiting.set(self.open)
         self.metrics.count(correction, time.perf_counter() - began)
-        if correction.dollars:
-            self.spent += correction.dollars
-            self.metrics.dollars.set(self.spent)
+        self._spend(correction.dollars)
         return correction
+
+    def _spend(self, dollars: float) -> None:
+        if dollars:
+            self.spent += dollars
+            self.metrics.dollars.set(self.spent)
+
+    async def judge(self, episode: Episode, privileged: PrivilegedState) -> Judgement:
+        """The verdict on an unfinished episode's last step, before it is carried out. Safe to repeat; faults as in `correct`."""
+        try:
+            judgement = await self.teacher.judge(episode, privileged)
+        except UserError:
+            raise
+        except Exception as error:
+            log.exception("a step of %s could not be judged", episode.task.id)
+            judgement = Judgement(Verdict(Outcome.FAILED, detail=_fault(error)))
+        self.metrics.step(judgement.verdict.outcome)
+        self._spend(judgement.dollars)
+        return judgement
 
     async def annotate(self, episode: Episode) -> Episode:
         """The demonstration with a reason for each step; actions never change. Safe to repeat; faults as in `correct`."""

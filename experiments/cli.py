@@ -225,6 +225,7 @@ def _print_tables(folder: Path) -> None:
         tables.evaluation_table(folder),
         tables.comparison_table(folder),
         *tables.kinds_tables(folder),
+        tables.failure_table(folder),
         *rest,
     ]:
         if table:

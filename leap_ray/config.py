@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from leap_ray.bounds import Amount, Bounds, Count, Positive, Share, Whole, complaints
 from leap_ray.errors import UserError
-from leap_ray.types import RecordError, digest, from_plain, seed_of, to_plain
+from leap_ray.types import Intervention, RecordError, digest, from_plain, seed_of, to_plain
 from leap_ray.yaml_files import dump_yaml, read_yaml
 
 Finite = Annotated[float, Bounds()]
@@ -111,6 +111,10 @@ class RolloutConfig:
     )  # each task is played once per seed; demonstrations that come out the same count once
     max_restarts: Whole = 3  # of an actor, after a crash
     episode_timeout: Positive = 1800  # seconds
+    # A teacher at the student's side in training: with this probability its action is carried out where it judges the student's a
+    # mistake; "takeover": there and at every later step; several numbers: one per round from iteration 1 on, the last one
+    # repeats; 0: rollouts are the student's alone, and failed ones are corrected afterwards (the paper).
+    intervention: Share | Literal["takeover"] | tuple[Share, ...] = 0.0
     max_lost: Share = 0.05  # share of a stage's episodes that faulty machines may cost; one never stops a run
 
 
@@ -120,8 +124,7 @@ class TeacherConfig:
 
     kind: Literal["symbolic", "claude", "openai", "self", "constrained"] = "symbolic"
     privilege: Share = 0.5  # freedom to use and reveal privileged state: 0, 0.25, 0.5, 0.75 or 1
-    correct: Literal["all", "mistakes", "mistakes+recovery"] = "mistakes+recovery"  # which steps become examples
-    recovery: Whole = 1  # steps corrected after each mistake, with "mistakes+recovery"
+    correct: Literal["all", "mistakes"] = "all"  # which steps become examples (paper: all)
     repeats: Whole | None = None  # of one and the same mistake in an episode, only so many are corrected; null: all
     per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted teachers)
     model: str = "claude-opus-5-5"
@@ -155,6 +158,14 @@ class TeacherConfig:
     )
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 
+    @property
+    def label(self) -> str:
+        """What its corrections say they are from."""
+        if self.kind == "constrained":
+            return f"constrained/{self.delta:g}"
+        model = f"{self.model}/" if self.kind in ("claude", "openai") else ""
+        return f"{self.kind}/{model}{self.privilege:g}"
+
 
 @dataclass(frozen=True)
 class LearnerConfig:
@@ -165,6 +176,10 @@ class LearnerConfig:
     alpha: Count = 64  # LoRA (authors)
     dropout: Below1 = 0.05  # LoRA (authors)
     objectives: tuple[Objective, ...] = ("sft",)  # one per iteration from 0 on; the last one repeats
+    start: Literal["previous", "student"] = (
+        "previous"  # weights that an iteration's training starts from: the last iteration's, or the untuned student's
+    )
+    agreed_weight: Amount = 1.0  # of examples whose action is the student's own; 0 leaves them out
     learning_rate: Positive = 3e-5  # SFT (authors)
     dpo_learning_rate: Positive = 5e-7  # DPO and KTO (authors)
     beta: Positive = 0.01  # DPO and KTO (authors)
@@ -228,6 +243,15 @@ class RunConfig:
                 del (plain[section] if section else plain)[name]
         return digest(plain)
 
+    def intervention(self, iteration: int) -> Intervention | None:
+        """Of that iteration's rollouts; None where the student plays alone."""
+        setting = self.rollout.intervention
+        if setting == "takeover":
+            return Intervention(takeover=True)
+        rates = setting if isinstance(setting, tuple) else (setting,)
+        rate = rates[min(iteration - 1, len(rates) - 1)]
+        return Intervention(rate) if rate else None
+
     def stage_seed(self, stage: str, iteration: int) -> int:
         """The seed of an iteration's "demonstrations", "rollouts", "train" or "evaluate".
 
@@ -247,6 +271,10 @@ def check(config: RunConfig) -> None:
             config.learner.objectives[:1] not in ((), ("sft",)),
             "learner.objectives: iteration 0 has no pairs: begin with sft",
         ),
+        (
+            config.learner.start == "student" and set(config.learner.objectives) != {"sft"},
+            "learner.start: student: preferences are trained from the last iteration's weights, their reference: give previous",
+        ),
         (len(config.learner.betas) != 2, "learner.betas: two numbers are needed"),
         (
             config.learner.aggregate == (),
@@ -263,6 +291,11 @@ def check(config: RunConfig) -> None:
             "(student.max_length; DPO: student.max_tokens more, KTO: twice)",
         ),
         (not config.rollout.seeds, "rollout.seeds: at least one is needed"),
+        (config.rollout.intervention == (), "rollout.intervention: at least one number is needed"),
+        (
+            config.teacher.mode == "batch" and config.rollout.intervention not in (0, (0,)),
+            "teacher.mode: a batch comes back too late for rollout.intervention: ask live",
+        ),
         (len({d.name for d in config.domains}) < len(config.domains), "domains: a name stands twice"),
     ]
     wrong += _wrong_gpus(config.student, config.learner)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from leap_ray.types import Episode
 
+LOOP = 3  # steps that repeat earlier ones
 Outcomes = Mapping[tuple[str, int], bool]  # (task id, seed) → success
 
 
@@ -25,6 +27,8 @@ class Summary:
     finishes: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, tuple[int, float]] = field(default_factory=dict)  # kind -> (episodes, success rate)
     parts: dict[str, float] = field(default_factory=dict)  # means of the score's components
+    causes: dict[str, int] = field(default_factory=dict)  # why invalid actions were none -> how many of them
+    loops: int = 0  # failed episodes that ended in a loop (`ends_in_loop`)
 
 
 def wilson(successes: float, count: float, z: float = 1.959964) -> tuple[float, float]:
@@ -60,11 +64,18 @@ def outcomes_of(episodes: Iterable[Episode]) -> Outcomes:
     return {(e.task.id, e.seed): e.success for e in episodes}
 
 
+def ends_in_loop(episode: Episode) -> bool:
+    """Whether the episode failed, and each of its last LOOP steps was a (observation, action) that it had had before."""
+    pairs = [(s.observation, s.own.action) for s in episode.steps]
+    last = range(max(0, len(pairs) - LOOP), len(pairs))
+    return not episode.success and len(pairs) > LOOP and all(pairs[t] in pairs[:t] for t in last)
+
+
 def summarize(episodes: Iterable[Episode]) -> Summary:
-    """The figures of these episodes."""
+    """The figures of these episodes. Invalid actions are the student's, also where a teacher acted in its place."""
     plays = list(episodes)
     won = [e for e in plays if e.success]
-    steps = [s for e in plays for s in e.steps]
+    steps = [s.own for e in plays for s in e.steps]
     kinds = {k: [e for e in plays if e.task.kind == k] for k in sorted({e.task.kind for e in plays})}
     return Summary(
         episodes=len(plays),
@@ -75,6 +86,8 @@ def summarize(episodes: Iterable[Episode]) -> Summary:
         actions_success=_mean([len(e.steps) for e in won]),
         invalid=sum(not s.valid for s in steps) / len(steps) if steps else 0.0,
         finishes={f: sum(e.finish == f for e in plays) for f in sorted({e.finish for e in plays})},
+        causes=dict(Counter(s.cause for s in steps if not s.valid).most_common()),
+        loops=sum(map(ends_in_loop, plays)),
         kinds={k: (len(es), sum(e.success for e in es) / len(es)) for k, es in kinds.items()},
         parts={
             p: _mean([e.extra.get(p, 0.0) for e in plays]) or 0.0 for p in sorted({p for e in plays for p in e.extra})

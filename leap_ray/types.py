@@ -78,12 +78,47 @@ class Completion:
     finish: str  # "stop" | "length"
 
 
+@dataclass(frozen=True)
+class Intervention:
+    """When a teacher at the student's side acts in its place: at a mistake, with this probability.
+
+    With `takeover` the teacher also acts at every later step of the episode.
+    """
+
+    probability: float = 1.0
+    takeover: bool = False
+
+    def acts(self, episode: str, t: int) -> bool:
+        """The coin for a mistake at step t, drawn by hash: the same wherever and whenever the episode is played."""
+        return seed_of("intervention", episode, t) < self.probability * 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the student said at a step where a teacher acted in its place; the fields are those of `Step`.
+
+    It was never carried out: `valid` and `spelling` are what the environment said of it beforehand.
+    """
+
+    reason: str
+    action: str
+    valid: bool
+    text: str
+    completion: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    spelling: str = ""
+    cause: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One decision: what was seen, what was said, what was done, what came of it.
 
     The prompt is kept once: step t's prompt is the first `keep` tokens of step t-1's (prompt + completion), then `new`.
     `Episode.prompt_ids(t)` puts it together. Expert demonstrations have no tokens until they are rendered.
+
+    Where a teacher acted in the student's place, reason, action and completion are the teacher's, since they were carried out
+    and stand in later prompts, there are no `logprobs`, and `proposal` keeps what the student said; else that is None.
     """
 
     observation: str
@@ -98,6 +133,16 @@ class Step:
     completion: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     spelling: str = ""  # `action` as the environment spells it, if otherwise (see `teachers.actions.canonical`)
+    proposal: Proposal | None = None
+    cause: str = ""  # why an action that is not `valid` was none, in the domain's words
+
+    @property
+    def own(self) -> Step:
+        """The step as the student would have had it: its proposal in the place of what the teacher did."""
+        if self.proposal is None:
+            return self
+        said = {f.name: getattr(self.proposal, f.name) for f in dataclasses.fields(Proposal)}
+        return dataclasses.replace(self, proposal=None, **said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ in under 40 lines. A run names it as a registered domain (`alfworld`) or as `mod
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -160,6 +161,21 @@ class TextEnv(gymnasium.Env[str, str], ABC):
     @abstractmethod
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]: ...
 
+    def spelling(self, action: str) -> str:
+        """What `info["action"]` would be after `step(action)`: the action as this environment writes it. Changes nothing."""
+        return action
+
+    def knows(self, action: str) -> bool | None:
+        """Whether `step(action)` would find it valid now; None where only doing it tells. Changes nothing.
+
+        Where it is None an action counts as known if it is a candidate, or if there are none.
+        """
+        return None
+
+    def cause(self, action: str) -> str:
+        """Why an action is not valid in the present state, in two or three words of the domain, which results count."""
+        return "not available"
+
     def privileged(self) -> PrivilegedState:
         """Privileged state of the current task, as of its reset. Raises PrivilegeError outside training panels."""
         if self.task is None:
@@ -198,6 +214,13 @@ class Traits:
     @classmethod
     def of(cls, env: TextEnv) -> Traits:
         return cls(**{field.name: getattr(env, field.name) for field in fields(cls)})
+
+
+async def call(env: TextEnv, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A method of the environment's, or of one of its experts, on a thread where it may wait."""
+    if env.blocking:
+        return await asyncio.to_thread(method, *args, **kwargs)
+    return method(*args, **kwargs)
 
 
 def task_of(options: Mapping[str, Any] | None) -> Task:

@@ -29,17 +29,21 @@ def from_demonstration(episode: Episode, iteration: int = 0) -> Iterator[Example
         )
 
 
-def from_correction(episode: Episode, correction: Correction, prompter: Prompter, iteration: int) -> Iterator[Example]:
+def from_correction(
+    episode: Episode, correction: Correction, prompter: Prompter, iteration: int, agreed_weight: float = 1.0
+) -> Iterator[Example]:
     """One example per corrected step. What the student itself said there is kept as `rejected`, for preferences.
 
     It is kept as sampled: an end-of-turn token that the student never reached would teach it not to end its turns. Two answers
-    that do the same action are no pair.
+    that do the same action are no pair; such an example weighs `agreed_weight`, and with 0 there is none.
     """
     for word in correction.steps:
         if word.outcome is not Outcome.CORRECTED:
             continue
-        step = episode.steps[word.t]
+        step = episode.steps[word.t].own
         same = same_action(step, word.action)
+        if same and not agreed_weight:
+            continue
         yield Example(
             id=f"{episode.id}/{word.t}",
             task=episode.task,
@@ -47,6 +51,7 @@ def from_correction(episode: Episode, correction: Correction, prompter: Prompter
             prompt=tuple(episode.prompt_ids(word.t)),
             response=tuple(prompter.completion_ids(word.reason, word.action)),
             rejected=() if same else step.completion,
+            weight=agreed_weight if same else 1.0,
             no_pair=SAME_ACTION if same else "",
         )
 

@@ -46,6 +46,27 @@ def evaluation_table(run: Path) -> Table:
     return table
 
 
+def failure_table(run: Path) -> Table:
+    """Why the student fails: of every panel it played, loops, and its invalid actions by cause."""
+    rows = [(*row, stage) for stage in ("evaluate", "rollouts") for row in results(run, stage) if "causes" in row[2]]
+    causes = list(dict.fromkeys(cause for _, _, r, _ in rows for cause in r["causes"]))
+    table = Table(
+        title="why episodes fail",
+        caption="% of the episodes, or of the student's actions; in a loop: the last steps only repeat earlier ones",
+    )
+    for title in ("panel", "domain", "failed", "in a loop", "invalid", *causes, "the teacher acted"):
+        table.add_column(title, justify="left" if title in ("panel", "domain") else "right")
+    for iteration, domain, r, stage in sorted(rows, key=lambda row: (row[1], row[3], row[0] != "base", row[0])):
+        count, actions = r["episodes"], r["episodes"] * r["actions"]
+        table.add_row(
+            f"{iteration} {'evaluation' if stage == 'evaluate' else stage}", domain.split(":")[-1],
+            *(f"{100 * share:.0f}" for share in (1 - r["success"], r["loops"] / count if count else 0.0, r["invalid"])),
+            *(f"{100 * r['causes'].get(cause, 0) / actions:.0f}" if actions else "" for cause in causes),
+            f"{100 * r['intervened']:.0f}" if "intervened" in r else "",
+        )  # fmt: skip
+    return table
+
+
 def comparison_table(run: Path) -> Table | None:
     """Each policy beside the one before it, and the last beside the first trained; None before there are two."""
     table = Table(title="comparisons", caption=COMPARED)
@@ -124,6 +145,7 @@ def gathering_table(run: Path) -> Table:
             words += (
                 [f"of the corrected with the student's own action: {r['own_action']}"] if r.get("own_action") else []
             )
+            words += [f"the teacher acted at {100 * r['intervened']:.0f} % of the steps"] if "intervened" in r else []
             words += [f"mean KL {r['kl']:.3g} nats"] if "kl" in r else []
             words += [f"the same over again: {r['repeated']}"] if r.get("repeated") else []
             words += [f"left out, {why}: {count}" for why, count in r.get("left_out", {}).items()]

@@ -136,7 +136,6 @@ def _symbolic(config: TeacherConfig, domains: Sequence[DomainConfig], seed: int)
             env,
             privilege=config.privilege,
             correct=config.correct,
-            recovery=config.recovery,
             repeats=config.repeats,
             seed=seed,
         )

@@ -1,7 +1,7 @@
 """From a teacher's verdict on every step to the steps that become training targets.
 
 A verdict says what the teacher thinks of the student's action; which verdicts are trained on is the configuration's choice
-(`teacher.correct`). Shared by all teachers, so that "mistakes+recovery" means the same whoever judges.
+(`teacher.correct`). Shared by all teachers, so that "mistakes" means the same whoever judges.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 from leap_ray.teachers.actions import canonical
 from leap_ray.types import Outcome, Step, StepCorrection
 
-Correct = Literal["all", "mistakes", "mistakes+recovery"]
+Correct = Literal["all", "mistakes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +36,19 @@ def choose(
     steps: Sequence[Step],
     *,
     correct: Correct,
-    recovery: int = 1,
     repeats: int | None = None,
 ) -> tuple[StepCorrection, ...]:
-    """One StepCorrection per verdict.
+    """One StepCorrection per verdict; `steps` as the student had them.
 
-    A mistake is always a target. An agreed step is one with "all", and with "mistakes+recovery" if it lies within `recovery`
-    steps after a mistake: there the student is in a state of its own making, and must see how to go on. Its target keeps the
-    student's action. Of one and the same mistake (same action at the same observation, answered by the same correction) only
-    the first `repeats` are targets; the others are SKIPPED, because a history that loops teaches nothing new.
+    A mistake is always a target. With "all" (LEAP, section 3.2) an agreed step is one too, which keeps the student's action. Of
+    one and the same mistake (same action at the same observation, answered by the same correction) only the first `repeats` are
+    targets; the others are SKIPPED, because a history that loops teaches nothing new.
     """
     chosen: list[StepCorrection] = []
     seen: Counter[tuple[str, str, str]] = Counter()
-    left = 0
     for t, (verdict, step) in enumerate(zip(verdicts, steps, strict=True)):
         mistake = verdict.outcome is Outcome.CORRECTED
-        target = mistake or (verdict.outcome is Outcome.AGREED and (correct == "all" or left > 0))
-        left = (recovery if correct == "mistakes+recovery" else 0) if mistake else max(0, left - 1)
+        target = mistake or (verdict.outcome is Outcome.AGREED and correct == "all")
         if mistake:
             same = (step.observation, canonical(step), verdict.action)
             seen[same] += 1

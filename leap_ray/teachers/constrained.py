@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -46,10 +46,6 @@ class ConstrainedTeacher(SelfTeacher):
     """
 
     student: Scorer
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.name = f"constrained/{self.config.delta:g}"
 
     def summary(self, verdicts: Sequence[Verdict]) -> str:
         """Mean KL of the episode's steps."""
@@ -183,7 +179,7 @@ def state_of(episode: Episode, t: int, correction: Correction | None) -> State |
     word = next((w for w in correction.steps if w.t == t), None) if correction else None
     if word is None:
         return None
-    step = episode.steps[t]
+    step = episode.steps[t].own
     action = word.action or (canonical(step) if word.outcome is Outcome.AGREED else "")
     if not action:
         return None

@@ -82,26 +82,32 @@ def estimate(config: RunConfig, episodes: Sequence[Episode] = (), ledger: Sequen
     if config.teacher.kind not in ("claude", "openai"):
         words = f"a teacher of kind {config.teacher.kind!r} costs no money"
         return Estimate(0, 0, 0, 0, 0.0, 0.0, 0.0, (words,))
-    count, words = _to_correct(config, episodes, ledger)
-    each = per_episode(config.teacher, episodes, ledger)
+    counts, words = _to_correct(config, episodes, ledger)
+    parts = [
+        (count, per_episode(config.teacher, episodes, ledger, live))
+        for live, count in ({live: count for live, count in counts.items() if count} or {False: 0.0}).items()
+    ]
     prices = prices_of(config.teacher.model, config.teacher.prices)
-    calls = count * each.calls
+    calls = sum(count * each.calls for count, each in parts)
     return Estimate(
-        episodes=count,
+        episodes=sum(counts.values()),
         calls=calls,
-        input_tokens=count * each.input,
-        output_tokens=count * each.output,
-        dollars=count * each.dollars,
-        hours=_hours(config, calls, each.seconds),
+        input_tokens=sum(count * each.input for count, each in parts),
+        output_tokens=sum(count * each.output for count, each in parts),
+        dollars=sum(count * each.dollars for count, each in parts),
+        hours=_hours(config, calls, parts[0][1].seconds),
         spent=math.fsum(row["dollars"] for row in ledger),
-        basis=(words, each.basis, f"prices of {prices.as_of}: check them against the provider's price list"),
+        basis=(words, parts[0][1].basis, f"prices of {prices.as_of}: check them against the provider's price list"),
     )
 
 
 def per_episode(
-    config: TeacherConfig, episodes: Sequence[Episode], ledger: Sequence[dict[str, Any]] = ()
+    config: TeacherConfig, episodes: Sequence[Episode], ledger: Sequence[dict[str, Any]] = (), live: bool = False
 ) -> PerEpisode:
-    """Cost of one episode: the ledger's mean where it has enough, else from rendered prompts, else from assumptions."""
+    """Cost of one episode: the ledger's mean where it has enough, else from rendered prompts, else from assumptions.
+
+    `live`: the teacher judges each step before it is carried out, in a call that holds the episode up to there.
+    """
     annotated = _annotated(ledger)
     done = [row for row in ledger if row["state"] == "done" and row["episode"] not in annotated]
     asked = {row["episode"] for row in done}
@@ -111,11 +117,12 @@ def per_episode(
     sizes = [_request_sizes(config, episode) for episode in episodes]
     characters = fmean(size for size, _ in sizes) if sizes else HEAD_CHARACTERS + STEPS * STEP_CHARACTERS
     steps = fmean(n for _, n in sizes) if sizes else STEPS
-    calls = (steps if config.per == "step" else 1) * (1 + REPAIRS)
+    per_step = live or config.per == "step"
+    calls = (steps if per_step else 1) * (1 + REPAIRS)
     prompt = characters * TOKENS_PER_CHARACTER
     thinking = THINKING[config.effort] if config.kind == "claude" else 0
-    written = ANSWER_TOKENS[0] + ANSWER_TOKENS[1] * (1 if config.per == "step" else steps)
-    usage = _usage(config, prompt, steps)
+    written = ANSWER_TOKENS[0] + ANSWER_TOKENS[1] * (1 if per_step else steps)
+    usage = Usage(input=round(calls * prompt / 2)) if live else _usage(config, prompt, steps)
     output = calls * (written + thinking)
     dollars = prices.dollars(
         Usage(usage.input, round(output), usage.cache_write, usage.cache_read), batch=_batch(config)
@@ -155,31 +162,36 @@ def _request_sizes(config: TeacherConfig, episode: Episode) -> tuple[int, int]:
     from leap_ray.prompts import render
     from leap_ray.teachers.prompted import render_episode
 
-    system = render(
-        "teacher/system.j2", per_step=config.per == "step", privilege=config.privilege, domain_facts="x" * 500, placeholders=False
-    )  # fmt: skip
+    known = {"privilege": config.privilege, "domain_facts": "x" * 500, "placeholders": False}
+    system = render("teacher/system.j2", live=False, per_step=config.per == "step", **known)
     state = PrivilegedState(episode.task.domain, episode.task.id, PRIVILEGED)
     form = schema(enumerable(episode, config.enumerate_up_to), per_step=config.per == "step")
     return len(system) + len(render_episode(episode, state)) + len(str(form)), len(episode.steps)
 
 
-def _to_correct(config: RunConfig, episodes: Sequence[Episode], ledger: Sequence[dict[str, Any]]) -> tuple[float, str]:
-    """Episodes still to be sent to the teacher, and what the number stands on."""
+def _to_correct(
+    config: RunConfig, episodes: Sequence[Episode], ledger: Sequence[dict[str, Any]]
+) -> tuple[dict[bool, float], str]:
+    """Episodes still to be sent to the teacher, by whether it judges them live, and what the numbers stand on."""
     rollouts = demonstrations = 0.0
     for domain in config.domains:
         size = _panel_size(domain) if None in (domain.train_tasks, domain.demo_tasks) else 0
         rollouts += (domain.train_tasks if domain.train_tasks is not None else size) * len(config.rollout.seeds)
         demonstrations += (domain.demo_tasks if domain.demo_tasks is not None else size) * len(config.rollout.seeds)
+    taught = sum(config.intervention(i) is not None for i in range(1, config.iterations)) * rollouts
     rollouts *= config.iterations - 1
     threshold = _thresholds(config.domains)
     failed = {episode.id for episode in episodes if episode.score <= threshold.get(episode.task.domain, 0.0)}
     share = len(failed) / len(episodes) if episodes else FAILURES
-    left = max(0.0, rollouts - len(episodes)) * share
+    played = len(episodes) / rollouts if rollouts else 0.0
+    left = max(0.0, rollouts - taught) * max(0.0, 1 - played) * share
     left += len(failed - {row["episode"] for row in ledger if row["state"] == "done"})
     annotated = max(0.0, demonstrations - len(_annotated(ledger))) if config.teacher.annotate else 0.0
     source = f"measured on {len(episodes)} rollouts" if episodes else "assumed"
     words = f"{rollouts:,.0f} rollouts, {share:.0%} of them failing ({source})"
-    return left + annotated, words + (f", {annotated:,.0f} demonstrations to annotate" if annotated else "")
+    words += f", {taught:,.0f} with the teacher at the student's side" if taught else ""
+    counts = {False: left + annotated, True: taught * max(0.0, 1 - played)}
+    return counts, words + (f", {annotated:,.0f} demonstrations to annotate" if annotated else "")
 
 
 def _annotated(ledger: Sequence[dict[str, Any]]) -> set[str]:

@@ -21,6 +21,7 @@ from leap_ray.teachers.answers import Draft, Reading, enumerable, read, schema
 from leap_ray.teachers.calls import Answer, Ask, Request, Stop, Turn, printable
 from leap_ray.teachers.choose import Verdict, choose
 from leap_ray.teachers.leaks import find_leaks, seen_until
+from leap_ray.teachers.live import Judgement
 from leap_ray.types import Correction, Episode, Outcome
 
 MOST_SECRETS = 200  # of later observations, the nearest first
@@ -58,20 +59,19 @@ class PromptedTeacher:
         self.desk = ask
         self.config = config
         self.facts = dict(facts)
-        self.name = f"{config.kind}/{config.model}/{config.privilege:g}"
+        self.name = config.label
 
     async def correct(self, episode: Episode, privileged: PrivilegedState) -> Correction:
         """One StepCorrection per step of the episode."""
         began = time.perf_counter()
         text = render_episode(episode, privileged)
-        talks = self._talks(episode, [text] * len(episode.steps), "system.j2")
+        talks = self._talks(episode, [text] * len(episode.steps), self._system(episode, "system.j2"))
         check = Check(episode, privileged, self.config.privilege < TELLING)
         verdicts = await self._hold(episode, talks, check, "correct")
         steps = choose(
             [verdicts[t] for t in range(len(episode.steps))],
             episode.steps,
             correct=self.config.correct,
-            recovery=self.config.recovery,
             repeats=self.config.repeats,
         )
         return Correction(
@@ -84,6 +84,14 @@ class PromptedTeacher:
             dollars=sum(talk.dollars for talk in talks),
         )
 
+    async def judge(self, episode: Episode, privileged: PrivilegedState) -> Judgement:
+        """The verdict on the last step, which is not carried out yet, by a call of its own; see `live.LiveTeacher`."""
+        text = render_episode(episode, privileged, unfinished=True)
+        talk = _step_talk(self._system(episode, "system.j2", live=True), text, len(episode.steps) - 1)
+        check = Check(episode, privileged, self.config.privilege < TELLING)
+        verdicts = await self._talk(episode, talk, check, "correct")
+        return Judgement(verdicts[len(episode.steps) - 1], talk.dollars)
+
     async def annotate(self, episode: Episode) -> Episode:
         """The demonstration with a reason for each step; where none could be had the demonstrator's own stays.
 
@@ -92,7 +100,7 @@ class PromptedTeacher:
         """
         seen = [episode.steps[: t + 1] for t in range(len(episode.steps))]
         texts = [render("teacher/demonstration.j2", instruction=episode.instruction, steps=steps) for steps in seen]
-        talks = self._talks(episode, texts, "annotate_system.j2")
+        talks = self._talks(episode, texts, self._system(episode, "annotate_system.j2"))
         verdicts = await self._hold(episode, talks, AnnotationCheck(episode), "annotate")
         return with_reasons(episode, [verdicts[t] for t in range(len(episode.steps))])
 
@@ -103,27 +111,26 @@ class PromptedTeacher:
     async def close(self) -> None:
         await self.desk.close()
 
-    def _talks(self, episode: Episode, texts: Sequence[str], system: str) -> list[Talk]:
-        """The conversations to hold. `texts`: what is shown for each step; the last of them is for all."""
-        if not texts:
-            return []
-        per_step = self.config.per == "step"
-        instructions = render(
-            f"teacher/{system}",
-            per_step=per_step,
+    def _system(self, episode: Episode, template: str, live: bool = False) -> str:
+        """What the model is told to do. `live`: the episode is being played, and its last step is asked about."""
+        return render(
+            f"teacher/{template}",
+            live=live,
+            per_step=live or self.config.per == "step",
             privilege=self.config.privilege,
             domain_facts=self.facts.get(episode.task.domain, ""),
             placeholders=any(has_placeholders(step.candidates) for step in episode.steps),
         ).strip()
-        count = len(episode.steps)
-        if not per_step:
+
+    def _talks(self, episode: Episode, texts: Sequence[str], system: str) -> list[Talk]:
+        """The conversations to hold. `texts`: what is shown for each step; the last of them is for all."""
+        count = len(texts)
+        if not count:
+            return []
+        if self.config.per != "step":
             ask = render("teacher/ask_all.j2", count=count)
-            return [Talk(instructions, (Turn("user", f"{texts[-1]}\n{ask}".strip()),), tuple(range(count)))]
-        asks = [render("teacher/ask_step.j2", number=t + 1).strip() for t in range(count)]
-        shown = [Turn("user", text.strip(), cached=text == texts[0]) for text in texts]
-        return [
-            Talk(instructions, (turn, Turn("user", ask)), (t,), t) for t, (turn, ask) in enumerate(zip(shown, asks))
-        ]
+            return [Talk(system, (Turn("user", f"{texts[-1]}\n{ask}".strip()),), tuple(range(count)))]
+        return [_step_talk(system, text, t, cached=text == texts[0]) for t, text in enumerate(texts)]
 
     async def _hold(self, episode: Episode, talks: list[Talk], check: Check, purpose: str) -> dict[int, Verdict]:
         """Hold all talks. Live, the first goes ahead alone, so that the others find its prompt in the provider's cache."""
@@ -178,6 +185,12 @@ class PromptedTeacher:
         answer = await self.desk.ask(request)
         talk.dollars += answer.dollars
         return answer
+
+
+def _step_talk(system: str, text: str, t: int, cached: bool = False) -> Talk:
+    """The conversation about one step. `cached`: other steps' begin with the same text."""
+    ask = render("teacher/ask_step.j2", number=t + 1).strip()
+    return Talk(system, (Turn("user", text.strip(), cached=cached), Turn("user", ask)), (t,), t)
 
 
 def with_reasons(episode: Episode, verdicts: Sequence[Verdict]) -> Episode:
@@ -263,13 +276,13 @@ def future(state: PrivilegedState, observations: Sequence[str]) -> PrivilegedSta
     return dataclasses.replace(state, secrets=tuple(secrets)[:MOST_SECRETS], facts={"targets": targets})
 
 
-def render_episode(episode: Episode, privileged: PrivilegedState) -> str:
-    """The attempt and the privileged state, as a teacher reads them."""
+def render_episode(episode: Episode, privileged: PrivilegedState, unfinished: bool = False) -> str:
+    """The attempt and the privileged state, as a teacher reads them. `unfinished`: its last step is not carried out yet."""
     return render(
         "teacher/episode.j2",
         instruction=episode.instruction,
         privileged=privileged.rendering,
         steps=episode.steps,
-        success=episode.success,
+        outcome="unfinished" if unfinished else "success" if episode.success else "failure",
         final_observation=episode.final_observation,
     )

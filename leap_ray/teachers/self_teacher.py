@@ -20,6 +20,7 @@ from leap_ray.prompts import folder_hash, render
 from leap_ray.teachers.actions import canonical, meaning
 from leap_ray.teachers.answers import Draft, Reading
 from leap_ray.teachers.choose import Verdict, choose
+from leap_ray.teachers.live import Judgement
 from leap_ray.teachers.prompted import TELLING, AnnotationCheck, Check, with_reasons
 from leap_ray.types import Correction, Episode, Outcome, Sampling, digest
 
@@ -119,7 +120,7 @@ class SelfTeacher:
         self.config = config
         self.hindsight = Hindsight(prompter, domains)
         self.seed = seed
-        self.name = f"{config.kind}/{config.privilege:g}"
+        self.name = config.label
 
     async def correct(self, episode: Episode, privileged: PrivilegedState) -> Correction:
         """One StepCorrection per step; the policy that played the episode corrects it."""
@@ -131,13 +132,17 @@ class SelfTeacher:
             verdicts,
             episode.steps,
             correct=self.config.correct,
-            recovery=self.config.recovery,
             repeats=self.config.repeats,
         )
         seconds = time.perf_counter() - began
         return Correction(
             episode.id, self.name, self.summary(verdicts), chosen, folder_hash("teacher"), seconds=seconds
         )
+
+    async def judge(self, episode: Episode, privileged: PrivilegedState) -> Judgement:
+        """The verdict on the last step, which is not carried out yet; see `live.LiveTeacher`."""
+        check = Check(episode, privileged, self.config.privilege < TELLING)
+        return Judgement(await self._if_it_fits(episode, len(episode.steps) - 1, privileged, check))
 
     async def annotate(self, episode: Episode) -> Episode:
         """The demonstration with the base student's reason for each action, asked from what was seen up to it."""

@@ -32,8 +32,7 @@ class SymbolicTeacher:
         env: TextEnv,
         *,
         privilege: float = 0.5,
-        correct: Correct = "mistakes+recovery",
-        recovery: int = 1,
+        correct: Correct = "all",
         repeats: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -41,7 +40,7 @@ class SymbolicTeacher:
         self.privilege = privilege
         self.name = f"symbolic/{privilege:g}"
         self.seed = seed
-        self._choice: dict[str, Any] = {"correct": correct, "recovery": recovery, "repeats": repeats}
+        self._choice: dict[str, Any] = {"correct": correct, "repeats": repeats}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="symbolic-teacher")
 
     async def correct(self, episode: Episode, privileged: PrivilegedState | None = None) -> Correction:
@@ -97,7 +96,7 @@ class SymbolicTeacher:
                 if observation != step.observation:
                     trouble = f"the replay differs from the record at step {t}: {_difference(observation, step)}"
                     return words, read, trouble
-                words.append(_explained(expert, expert.advise(), step))
+                words.append(explained(expert, expert.advise(), step))
                 read.append(step)
                 observation, _, _, _, info = self.env.step(step.action)
                 read[t] = dataclasses.replace(step, spelling=step.spelling or info.get("action", ""))
@@ -127,7 +126,7 @@ def is_agreed(step: Step, advice: Advice) -> bool:
     return bool(own) and step.valid and (own == advice.action or own in advice.acceptable)
 
 
-def _explained(expert: Expert, advice: Advice | None, step: Step) -> Advice | None:
+def explained(expert: Expert, advice: Advice | None, step: Step) -> Advice | None:
     """The advice with the reason that fits the student's own acceptable action, where it chose otherwise.
 
     An expert may offer `explain(action) -> str`; without it the student's own words stand, because the expert's reason

@@ -9,7 +9,17 @@ from types import SimpleNamespace
 import pytest
 
 from actors.coordinator import Coordinator, Policy
-from actors.gather import Plan, TeacherCalls, check_answered, correct_all, demonstrate_all, outcomes, repeated
+from actors.environment import TaughtAttempt
+from actors.gather import (
+    Plan,
+    TeacherCalls,
+    check_answered,
+    correct_all,
+    demonstrate_all,
+    outcomes,
+    repeated,
+    taught_all,
+)
 from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
 from leap_ray.envs.base import Traits, make_env
 from leap_ray.errors import EnvironmentFault, UserError
@@ -17,7 +27,18 @@ from leap_ray.journal import Records, RunDirectory
 from leap_ray.progress import Board
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
-from leap_ray.types import Correction, Episode, Finish, Outcome, Sampling, Step, StepCorrection, Task
+from leap_ray.types import (
+    Correction,
+    Episode,
+    Finish,
+    Intervention,
+    Outcome,
+    Proposal,
+    Sampling,
+    Step,
+    StepCorrection,
+    Task,
+)  # fmt: skip
 
 TASKS = [Task("d", f"t{i}", "train") for i in range(4)]
 
@@ -74,6 +95,66 @@ async def test_what_lacked_money_or_an_answer_is_asked_again_and_nothing_else(tm
 async def test_the_kl_that_was_used_is_averaged(tmp_path):
     who = teacher(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go", f"KL 0.{e.task.id[1]} nats, beta 0.5"))
     assert (await gather(tmp_path, Pool(), who))["kl"] == pytest.approx(0.15)
+
+
+# --- rollouts with a teacher at the student's side
+
+
+class TaughtPool:
+    """Plays one step per task, at which the teacher gives this word."""
+
+    def __init__(self, word):
+        self.word, self.played = word, []
+
+    async def play_taught(self, taught):
+        attempt = taught.attempt
+        self.played.append(attempt.task.id)
+        own = Proposal("", "stay", True, "", (1, 2), (-0.5, -0.5))
+        step = Step("a room", ("go", "stay"), "why", "go", True, 1.0, completion=(3,), proposal=own)
+        episode = Episode(attempt.task, attempt.seed, attempt.policy, "", (step,), "", 1.0, True, Finish.SUCCESS)
+        return episode, Correction(episode.id, "t", "", (self.word(episode),))
+
+
+async def teach(folder, pool):
+    plan = Plan(pool, Panel.of("d", "train", TASKS), (0,), 5, 0.0)
+    with (
+        Records(folder / "e.jsonl", Episode, lambda e: e.id) as episodes,
+        Records(folder / "c.jsonl", Correction, lambda c: c.episode) as corrections,
+        Board() as board,
+        board.stage("rollouts", 4) as stage,
+    ):
+        attempts = [TaughtAttempt(a, Intervention()) for a in plan.attempts("base", Sampling(), 100)]
+        await taught_all(plan, attempts, episodes, corrections, stage)
+        return outcomes(episodes, corrections, 0.0), {e.id for e in episodes}, {c.episode for c in corrections}
+
+
+async def test_won_episodes_are_corrected_too_and_nothing_is_played_twice(tmp_path):
+    pool = TaughtPool(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    counts, episodes, corrections = await teach(tmp_path, pool)
+    assert (counts["failed"], counts["corrected_episodes"], counts["own_action"]) == (0, 4, 0) and episodes == corrections
+    assert await teach(tmp_path, pool) == (counts, episodes, corrections) and len(pool.played) == 4
+
+
+@pytest.mark.parametrize("lack", [Outcome.BUDGET, Outcome.FAILED])
+async def test_an_episode_whose_teacher_could_not_speak_is_played_again(tmp_path, lack):
+    poor = TaughtPool(lambda e: StepCorrection(0, lack if e.task.id == "t1" else Outcome.AGREED))
+    await teach(tmp_path, poor)
+    rich = TaughtPool(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    counts, episodes, corrections = await teach(tmp_path, rich)
+    assert rich.played == ["t1"] and episodes == corrections and len(episodes) == 4
+    assert counts["outcomes"] == {"agreed": 3, "corrected": 1}
+
+
+@pytest.mark.parametrize("lost", ["e.jsonl", "c.jsonl"])
+async def test_an_episode_and_its_words_stand_together_or_are_made_anew(tmp_path, lost):
+    """A kill between the two files' lines leaves one without the other."""
+    pool = TaughtPool(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
+    await teach(tmp_path, pool)
+    lines = (tmp_path / lost).read_bytes().splitlines(keepends=True)
+    (tmp_path / lost).write_bytes(b"".join(lines[:-1]))
+    _, episodes, corrections = await teach(tmp_path, pool)
+    assert len(pool.played) == 5 and episodes == corrections and len(episodes) == 4
+    assert len((tmp_path / "c.jsonl").read_bytes().splitlines()) == 4
 
 
 # --- a stage that lacks answers is not done

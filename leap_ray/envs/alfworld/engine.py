@@ -246,6 +246,11 @@ class AlfworldEngine:
             )
         return self._named
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The game's names of all its things and places ("apple 1")."""
+        return frozenset(self._loaded().names.values())
+
     def name_of(self, thor_id: str) -> str | None:
         """The game's name of a THOR object id of traj_data.json; None if the game has no such object."""
         return self._loaded().names.get(pddl_name(thor_id))

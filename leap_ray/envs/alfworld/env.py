@@ -25,6 +25,10 @@ from leap_ray.tasks import Panel
 from leap_ray.types import Task
 
 _TASK = re.compile(r"Your task is to: (.*)")
+_NAMES = re.compile(r"[a-z]+ \d+")
+_VERBS = (
+    "go to ", "take ", "move ", "open ", "close ", "use ", "heat ", "cool ", "clean ", "slice ", "examine ",
+)  # fmt: skip
 _STRANGE = re.compile(r"[^a-z0-9 /]")
 
 
@@ -93,11 +97,31 @@ class AlfworldEnv(TextEnv):
         if self.task is None:
             raise UserError(f"{self.domain}: step() was called before reset()")
         before = self.score
-        command = normalise(action)
+        command = self.spelling(action)
         valid = command in self.engine.admissible
         observation = self.engine.step(command)
         info = {**self._info(), "valid": valid, "action": command}
         return observation, self.score - before, self.engine.won, False, info
+
+    def spelling(self, action: str) -> str:
+        """The command that the engine is given."""
+        return normalise(action)
+
+    def knows(self, action: str) -> bool:
+        """Whether the command is admissible now."""
+        return self.spelling(action) in self.engine.admissible
+
+    def cause(self, action: str) -> str:
+        """Unknown verbs, names that the game does not hold, things that are elsewhere; what is left is said too early or late."""
+        command = self.spelling(action)
+        if not command.startswith(_VERBS):
+            return "no such command"
+        names = _NAMES.findall(command)
+        if not names or not set(names) <= self.engine.names:
+            return "no such thing or place"
+        if any(not any(name in known for known in self.engine.admissible) for name in names):
+            return "not here"
+        return "wrong order"
 
     @property
     def score(self) -> float:

@@ -133,8 +133,12 @@ class InterCodeEnv(TextEnv):
         self._over = result.over
         if self._over:
             self._game.stop()
-        info = {**self._info(result), "action": spelling(action, self.language)}
+        info = {**self._info(result), "action": self.spelling(action)}
         return visible(result.observation, self.shown), info["score"], result.over, False, info
+
+    def spelling(self, action: str) -> str:
+        """Without what does not change it: see `spelling.py`."""
+        return spelling(action, self.language)
 
     def _info(self, result: Result) -> dict[str, Any]:
         assert self.item is not None

@@ -142,7 +142,7 @@ class WebShopEnv(TextEnv):
         """Do an action. The reward is the purchase's, in 0…1; everything before it is worth 0."""
         session = self._session()
         already = session.bought is not None
-        spelling = (LeapShop(session) if self.leap else session).spelling(action)
+        spelling = self.spelling(action)
         if self.leap:
             valid, text = LeapShop(session).visit(action, self.rich)
         else:
@@ -152,6 +152,20 @@ class WebShopEnv(TextEnv):
         observation, info = self._seen(text)
         gained = info["score"] if not already else 0.0
         return observation, gained, session.bought is not None, False, info | {"valid": valid, "action": spelling}
+
+    def spelling(self, action: str) -> str:
+        """The action as it is offered: in LEAP's wrapper, items by their titles."""
+        session = self._session()
+        return (LeapShop(session) if self.leap else session).spelling(action)
+
+    def knows(self, action: str) -> bool:
+        """Whether the shop would follow it on this page."""
+        session = self._session()
+        return session.knows(LeapShop(session).plain(action) if self.leap else action)
+
+    def cause(self, action: str) -> str:
+        """Clicks on what this page does not show, and what is neither a search nor a click."""
+        return "not on this page" if action.startswith("click[") else "no such command"
 
     def expert(self, kind: str, *, privilege: float = 0.5, seed: int = 0) -> Expert:
         """The demonstrator, or the teacher: 0 plain, 0.5 realizable, 1 names the example product; between, by chance per step."""

@@ -37,16 +37,24 @@ class Session:
 
     def act(self, action: str) -> bool:
         """Do an action; False if it was none here, and nothing has changed."""
+        if not self.knows(action):
+            return False
+        verb, argument = self._read(action)
+        if verb == "search":
+            self._search(argument.split(" "))
+        else:
+            self._click(argument, self.clickables[argument])
+        return True
+
+    def knows(self, action: str) -> bool:
+        """Whether `act` would do it. Nothing changes."""
         verb, argument = self._read(action)
         if self.bought is not None or not argument or not is_plain(action):
             return False
         if verb == "search":
-            return self._search(argument.split(" "))
-        click = self.clickables.get(argument) if verb == "click" and argument != "search" else None
-        if click is None:
-            return False
-        self._click(argument, click)
-        return True
+            first, *rest = argument.split(" ")
+            return first not in ("<r>", "<a>") and (first not in ("<c>", "<q>") or bool(rest))
+        return verb == "click" and argument != "search" and argument in self.clickables
 
     def spelling(self, action: str) -> str:
         """The action as the session reads it: without what stands after it, in lower case."""
@@ -116,19 +124,13 @@ class Session:
         for cached in ("pieces", "clickables"):
             self.__dict__.pop(cached, None)
 
-    def _search(self, keywords: list[str]) -> bool:
-        hits = self._find(keywords)
-        if hits is None:
-            return False
-        self.keywords, self.hits = keywords, hits
+    def _search(self, keywords: list[str]) -> None:
+        self.keywords, self.hits = keywords, self._find(keywords)
         self._to_results(1)
-        return True
 
-    def _find(self, keywords: list[str]) -> Sequence[int] | None:
+    def _find(self, keywords: list[str]) -> Sequence[int]:
         """Numbers of the products found. `<c>` and `<q>` list a category's or a query's products, as in the original."""
         first, rest = keywords[0], keywords[1:]
-        if first in ("<r>", "<a>") or (first in ("<c>", "<q>") and not rest):
-            return None
         if first == "<c>":
             return self.catalogue.by_category(rest[0].strip())
         if first == "<q>":

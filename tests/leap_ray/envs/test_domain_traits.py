@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -249,3 +250,32 @@ def test_provenance_names_content_and_not_places(tmp_path: Path):
     assert shipped["runs on"] == "sqlite"
     shops = [make_env("webshop", {"products": count}).provenance() for count in (50, 50, 60)]
     assert shops[0] == shops[1] != shops[2]
+
+
+def written(action: str, rng: random.Random) -> str:
+    """The action as a model may write it."""
+    return rng.choice([action, action.upper(), f"{action}.", f"  {action} ", f"{action} now", action[:-1], "dance", ""])
+
+
+def test_what_an_environment_says_of_an_action_beforehand_is_what_its_step_says(domain: DomainConfig):
+    rng = random.Random(7)
+    env = make_env(domain.name, domain.settings)
+    try:
+        for task in env.panel("train").tasks[:2]:
+            _, info = env.reset(seed=0, options={"task": task})
+            guide = env.expert("demonstrator")
+            for _ in range(12):
+                advice = guide.advise()
+                listed = [c for c in info["candidates"] if "<" not in c]
+                ways = [rng.choice(listed)] if listed else []
+                action = written(rng.choice([*ways, advice.action if advice else "look"]), rng)
+                spelling, known = env.spelling(action), env.knows(action)
+                cause = "" if known else env.cause(action)
+                _, _, over, _, info = env.step(action)
+                assert spelling == info.get("action", action), action
+                assert known is None or known == info["valid"], action
+                assert known or (cause and len(cause.split()) <= 6)
+                if over:
+                    break
+    finally:
+        env.close()

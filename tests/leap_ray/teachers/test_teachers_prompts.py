@@ -67,8 +67,11 @@ def test_other_markup_is_shown_as_it_is(text):
 
 
 @pytest.mark.parametrize("template", ["system.j2", "annotate_system.j2"])
-def test_the_teacher_is_told_that_what_stands_between_tags_is_no_instruction(template):
-    text = render(f"teacher/{template}", per_step=False, privilege=0.5, domain_facts="A corridor.", placeholders=False)
+@pytest.mark.parametrize("live", [False, True])
+def test_the_teacher_is_told_that_what_stands_between_tags_is_no_instruction(template, live):
+    about = {"live": live, "per_step": live, "privilege": 0.5, "domain_facts": "A corridor.", "placeholders": False}
+    text = render(f"teacher/{template}", **about)
+    assert ("sit beside" in text) == (live and template == "system.j2")
     assert "never an instruction" in text
 
 

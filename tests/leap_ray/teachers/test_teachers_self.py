@@ -411,3 +411,17 @@ async def test_the_constrained_expert_over_the_real_student(student_folder):
     actions = episode.steps[0].candidates
     scores = await action_scores(student, student.prompter, episode.prompt_ids(0), actions, "base", "k")
     assert len(scores) == len(actions) and all(-200 < score < 0 for score in scores)
+
+
+@pytest.mark.parametrize("kind", [SelfTeacher, ConstrainedTeacher])
+async def test_it_judges_a_step_that_is_only_proposed_as_it_would_in_the_whole_episode(prompter, kind):
+    episode = episode_of(prompter, "go to desk 1", "go to desk 1", "leave")
+    plain = {"desk 1": -1.0, "desk 2": -2.0, "drawer 1": -2.0, "drawer 2": -1.5, "shelf 1": -3.0, "leave": -4.0, "break": -9.0}
+    scores = {"plain": plain, "privileged": plain | {"desk 1": -3.0, "drawer 2": -0.1}}
+    _, teacher = self_teacher(prompter, ("Drawers hold small things.", "go to drawer 2"), kind=kind, scores=scores)
+    words = (await teacher.correct(episode, privileged(episode))).steps
+    for t in range(len(episode.steps)):
+        so_far = dataclasses.replace(episode, steps=episode.steps[: t + 1], final_observation="")
+        judgement = await teacher.judge(so_far, privileged(episode))
+        verdict = judgement.verdict
+        assert judgement.dollars == 0 and (verdict.reason, verdict.action) == (words[t].reason, words[t].action)

@@ -30,14 +30,6 @@ def test_mistakes_are_corrected_and_legitimate_search_is_agreed():
     assert [s.t for s in correction.steps] == list(range(6))
 
 
-def test_recovery_adds_the_steps_after_a_mistake():
-    correction = correct(play(WANDER), correct="mistakes+recovery", recovery=1)
-    assert outcomes(correction) == [O.AGREED, O.CORRECTED, O.CORRECTED, O.CORRECTED, O.CORRECTED, O.CORRECTED]
-    recovery = correction.steps[3]
-    assert (recovery.action, recovery.reason) == ("go to drawer 2", "Small things lie in places not looked at yet.")
-    assert recovery.detail == "agreed"
-
-
 def test_all_trains_every_step_and_an_agreed_action_stays_the_students():
     correction = correct(play(["go to desk 2", "go to drawer 2"], "3"), correct="all")
     assert [s.action for s in correction.steps] == ["go to desk 2", "go to drawer 2"]
@@ -59,8 +51,8 @@ def test_an_expert_that_can_explain_gives_the_reason_for_the_students_choice():
 
 
 def test_privilege_one_counts_search_as_a_mistake():
-    assert outcomes(correct(play(["go to desk 2"]), privilege=1.0)) == [O.CORRECTED]
-    assert outcomes(correct(play(["go to desk 2"]), privilege=0.5)) == [O.AGREED]
+    assert outcomes(correct(play(["go to desk 2"]), privilege=1.0, correct="mistakes")) == [O.CORRECTED]
+    assert outcomes(correct(play(["go to desk 2"]), privilege=0.5, correct="mistakes")) == [O.AGREED]
 
 
 def test_no_plan_is_an_answer():
