@@ -1,6 +1,7 @@
 """Environment actors with the real student: whole episodes, privileged state for training alone, and a crash in the middle."""
 
 import asyncio
+import dataclasses
 import os
 import pickle
 import signal
@@ -11,11 +12,20 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.environment import Attempt, EnvironmentActor, EnvironmentPool, PromptSettings
-from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig
+from actors.environment import (
+    Attempt,
+    EnvironmentActor,
+    EnvironmentPool,
+    PromptSettings,
+    TaughtAttempt,
+    Teaching,
+)  # fmt: skip
+from actors.teacher import start_teacher
+from experiments.benchmarks.anthropic_server import AnthropicServer
+from leap_ray.config import DomainConfig, RolloutConfig, StudentConfig, TeacherConfig
 from leap_ray.envs.base import make_env
 from leap_ray.errors import EnvironmentFault, PrivilegeError, UserError
-from leap_ray.types import Sampling
+from leap_ray.types import Intervention, Outcome, Sampling
 
 pytestmark = pytest.mark.slow
 DOMAIN = DomainConfig("households", settings={"sizes": [1]})
@@ -78,6 +88,54 @@ async def test_an_actor_that_dies_plays_its_episodes_anew(pool, tasks):
     episodes = await asyncio.gather(*playing)
     assert [e.task for e in episodes] == list(tasks["train"])
     assert ray.is_initialized()
+
+
+@pytest.fixture
+def pool_with_expert(student, student_folder):
+    config, teaching = RolloutConfig(actors=1, episodes_per_actor=2), Teaching(TeacherConfig(), seed=0)
+    pool = EnvironmentPool(DOMAIN, config, PromptSettings(str(student_folder), "chat", False), student, teaching)
+    yield pool
+    pool.close()
+
+
+def taught(task, **how):
+    return TaughtAttempt(dataclasses.replace(attempt(task), max_actions=16), Intervention(**how))
+
+
+async def test_an_expert_at_the_students_side_wins_and_tells_every_step(pool_with_expert, tasks):
+    for task in tasks["train"][:2]:
+        episode, correction = await pool_with_expert.play_taught(taught(task))
+        assert episode.success and correction.episode == episode.id and correction.teacher == "symbolic/0.5"
+        assert [word.t for word in correction.steps] == list(range(len(episode.steps)))
+        assert {word.outcome for word in correction.steps} == {Outcome.CORRECTED}, "every visited step is a target"
+        assert all(step.own.completion and step.own.logprobs for step in episode.steps)
+        assert "The teacher acted at" in correction.summary
+    again, words = await pool_with_expert.play_taught(taught(task))
+    assert [s.completion for s in again.steps] == [s.completion for s in episode.steps] and words.steps == correction.steps
+    with pytest.raises(PrivilegeError, match="valid"):
+        await pool_with_expert.play_taught(taught(tasks["valid"][0]))
+
+
+async def test_a_paid_teacher_sits_beside_the_student_and_is_paid_once(
+    student, student_folder, tasks, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-1")
+    async with AnthropicServer(key="sk-test-1") as server:
+        config = TeacherConfig(kind="claude", base_url=server.url)
+        teacher = await asyncio.to_thread(start_teacher, config, [DOMAIN], tmp_path)
+        prompts, teaching = PromptSettings(str(student_folder), "chat", False), Teaching(config, 0, teacher)
+        pool = EnvironmentPool(DOMAIN, RolloutConfig(episodes_per_actor=2), prompts, student, teaching)
+        try:
+            attempts = [TaughtAttempt(attempt(task), Intervention()) for task in tasks["train"][:2]]
+            played = await asyncio.gather(*map(pool.play_taught, attempts))
+            paid = server.books.stats()["dollars"]
+            assert sum(c.dollars for _, c in played) == pytest.approx(paid) and paid > 0
+            again = await asyncio.gather(*map(pool.play_taught, attempts))
+            assert server.books.stats()["dollars"] == paid and all(c.dollars == 0 for _, c in again)
+            assert [c.steps for _, c in again] == [c.steps for _, c in played]
+        finally:
+            pool.close()
+            ray.kill(teacher)
 
 
 async def test_demonstrations_are_tokenised_with_the_facts_of_the_domains_settings(ray_session, student_folder):

@@ -131,7 +131,11 @@ async def teach(folder, pool):
 async def test_won_episodes_are_corrected_too_and_nothing_is_played_twice(tmp_path):
     pool = TaughtPool(lambda e: StepCorrection(0, Outcome.CORRECTED, "why", "go"))
     counts, episodes, corrections = await teach(tmp_path, pool)
-    assert (counts["failed"], counts["corrected_episodes"], counts["own_action"]) == (0, 4, 0) and episodes == corrections
+    assert (counts["failed"], counts["corrected_episodes"], counts["own_action"]) == (
+        0,
+        4,
+        0,
+    ) and episodes == corrections
     assert await teach(tmp_path, pool) == (counts, episodes, corrections) and len(pool.played) == 4
 
 

@@ -26,9 +26,9 @@ from leap_ray.types import Task
 
 _TASK = re.compile(r"Your task is to: (.*)")
 _NAMES = re.compile(r"[a-z]+ \d+")
-_VERBS = (
-    "go to ", "take ", "move ", "open ", "close ", "use ", "heat ", "cool ", "clean ", "slice ", "examine ",
-)  # fmt: skip
+_COMMAND = re.compile(
+    r"(?:go to|take|move|open|close|use|heat|cool|clean|slice|examine) (.+?)(?: (?:from|to|with) (.+))?"
+)
 _STRANGE = re.compile(r"[^a-z0-9 /]")
 
 
@@ -113,15 +113,14 @@ class AlfworldEnv(TextEnv):
 
     def cause(self, action: str) -> str:
         """Unknown verbs, names that the game does not hold, things that are elsewhere; what is left is said too early or late."""
-        command = self.spelling(action)
-        if not command.startswith(_VERBS):
+        command = _COMMAND.fullmatch(self.spelling(action))
+        if not command:
             return "no such command"
-        names = _NAMES.findall(command)
-        if not names or not set(names) <= self.engine.names:
+        named = {name for name in command.groups() if name}
+        if not named <= self.engine.names:
             return "no such thing or place"
-        if any(not any(name in known for known in self.engine.admissible) for name in names):
-            return "not here"
-        return "wrong order"
+        here = {name for known in self.engine.admissible for name in _NAMES.findall(known)}
+        return "wrong order" if named <= here else "not here"
 
     @property
     def score(self) -> float:

@@ -209,3 +209,21 @@ def test_a_panel_file_cannot_smuggle_an_evaluation_game_into_training(real):
     smuggled = Panel.of("alfworld", "train", [Task("alfworld", real.panel("valid_seen").tasks[0].id, "train")])
     with pytest.raises(UserError, match="not in panel alfworld/train"):
         real.reset(options={"task": smuggled.tasks[0]})
+
+
+def test_why_an_action_is_none_here():
+    env = HouseholdsEnv()
+    task = next(t for t in env.panel("train").tasks if t.kind == "pick_and_place_simple")
+    _, info = env.reset(options={"task": task})
+    place = next(c for c in info["candidates"] if c.startswith("go to")).removeprefix("go to ")
+    elsewhere = next(name for name in sorted(env.engine.names) if not any(name in c for c in info["candidates"]))
+    expected = {
+        "dance": "no such command",
+        "go to moon 7": "no such thing or place",
+        f"take {elsewhere.split()[0]} from {place}": "no such thing or place",  # no number, no name
+        f"take {elsewhere} from {place}": "not here",
+        f"open {place} with {place}": "wrong order",
+    }
+    assert {action: env.cause(action) for action in expected} == expected
+    env.step(f"go to {place}")
+    assert env.cause(f"go to {place}") == "wrong order"
