@@ -13,6 +13,7 @@ without revealing it. Their parts, by `split`:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ FILES = (
     "leak_cases_fourth.yaml",
     "leak_cases_fifth.yaml",
     "leak_cases_sixth.yaml",
+    "leak_cases_seventh.yaml",
 )
 # (precision, recall) of each part before any rule was written with it in view; `everyday` by the rules there were before.
 FIRST_SIGHT = {
@@ -46,7 +48,7 @@ FIRST_SIGHT = {
     "fifth": (0.98, 0.891),
     "sixth": (1.0, 0.942),
 }
-SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth", "sixth")
+SPLITS = ("first", "held out", "everyday", "kept", "third", "fourth", "fifth", "sixth", "seventh", "seventh, kept")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,15 @@ def _cases(context: Mapping[str, Any]) -> Iterator[Case]:
     state = PrivilegedState(domain, "", "", tuple(context["secrets"]), context["facts"])
     for kind in ("leaks", "clean"):
         for reason in context[kind]:
-            split = context.get("split", SPLITS[0])
+            split = _split(context.get("split", SPLITS[0]), reason)
             yield Case(domain, context["name"], context["seen"], state, reason, kind == "leaks", split)
+
+
+def _split(declared: str | list[str], reason: str) -> str:
+    """The part that a case belongs to; of several, a hash of the text picks one, so that nobody chooses."""
+    if isinstance(declared, str):
+        return declared
+    return declared[hashlib.sha256(reason.encode()).digest()[0] % len(declared)]
 
 
 @cache
