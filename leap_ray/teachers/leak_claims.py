@@ -34,11 +34,12 @@ def claims(said: str, known: str, where: Mapping[str, str], synonyms: Synonyms) 
 
 def _sentence_states(sentence: str, before: str, reason: str) -> bool:
     """Whether a sentence, or one of its clauses, states where T is."""
-    if pattern.ASKED.search(before) and pattern.SHORT_ANSWER.search(sentence):
+    asked, answer = pattern.ASKED.search(before), pattern.SHORT_ANSWER.search(sentence)
+    if asked and answer and bool(asked.group(1)) != (answer.group(1) == "P"):
         return True
     if pattern.QUESTION.search(sentence):
         return False
-    sentence = pattern.IDIOM.sub("", sentence)
+    sentence = pattern.RELATIVE.sub("", pattern.IDIOM.sub("", sentence))
     sentence = pattern.ASIDE.sub(" ", pattern.PARENTHESIS.sub(r", \1,", sentence))
     clauses = [clause for clause in pattern.CLAUSE_ENDS.split(sentence) if clause]
     for i, clause in enumerate(clauses):
@@ -47,6 +48,8 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
         hedged = i + 1 < len(clauses) and pattern.AFTERTHOUGHT.match(clauses[i + 1])
         resolved = _resolved(clause, f"{before} {' '.join(clauses[:i])}", reason)
         if not hedged and (_states(resolved) or _excludes(resolved, reason)):
+            return True
+        if pattern.LEADS_TO.search(clause) and re.search("[TS]", f"{before} {' '.join(clauses[:i])}"):
             return True
         if pattern.HAS_ALONE.search(resolved) and re.search(r"[TSO]|\bnot\b|n't\b", before + " ".join(clauses[:i])):
             return not (pattern.GUESS.search(sentence) or re.search(r"\b(?:closed|next|near|open)\b", resolved))
@@ -110,6 +113,8 @@ def _says_where(clause: str, whole: bool) -> bool:
     fetch = pattern.FETCH_FROM.search(clause)
     if fetch and not pattern.GUESS.search(pattern.MODAL.sub("", clause)):
         return not pattern.PRESUMES_FETCH.search(clause[: fetch.start()])
+    if pattern.EXCLUSIVE.search(clause):
+        return True
     if pattern.GUESS.search(clause) and not certain:
         return False
     if pattern.WHERE.search(clause) or pattern.OPEN_AND_THERE.search(clause):

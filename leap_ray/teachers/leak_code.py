@@ -290,6 +290,8 @@ def _aloud(secret: Secret, reason: str, seen: str) -> str:
         new = [word for word in common if word not in known and word not in _SMALL]
         if len(common) >= least and len(new) >= max(2, min(4, len(wanted) - 1)):
             return " ".join(common)
+        if len(common) >= 6 and len(new) >= 5 and not _SQL.match(secret.text):  # a pipeline in part; SQL's words are everybody's
+            return " ".join(common)
     return ""
 
 

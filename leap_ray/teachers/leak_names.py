@@ -86,6 +86,9 @@ def option(secret: Secret, said: str, known: str) -> str:
         return secret.text
     offered = all(has(known, word) for word in value.split())
     numeric = any(c.isdigit() for c in value)
+    measures = [word for word in value.split() if "x" in word and word[0].isdigit() and not has(known, word)]
+    if any(has(said, measure) for measure in measures):
+        return secret.text
     named = has(spaced(said), value) if numeric else attribute(secret, said, known)
     return secret.text if named and not offered else ""
 
@@ -118,6 +121,7 @@ class _Text:
         self.words = words(self.text)
         self.stems = [stem(word) for word in self.words]
         self.all = set(self.stems)
+        self.joined = {*self.words, *map("".join, pairwise(self.words))}
         self.requires = bool(_REQUIRES.search(self.text))
 
 
@@ -127,11 +131,13 @@ def _names(name: str, text: _Text) -> bool:
     if len(wanted) == 1:
         return _word(name, text.text)
     first, *middle, last = words(name)
-    if first in ("non", "no") or last == "free":  # non gmo, sugar free
+    if first in _LACK or last == "free":  # non gmo, sugar free
         without = [*middle, last] if last != "free" else [first, *middle]
         if _lacks([stem(word) for word in without], text):
             return True
-    if "".join(wanted) in text.all:
+        if first in ("not", "no"):
+            return False
+    if "".join(words(name)) in text.joined:
         return True
     orders = permutations(wanted) if len(wanted) <= 4 else [wanted]
     return set(wanted) <= text.all and any(_linked(list(order), text) for order in orders)
@@ -173,7 +179,8 @@ def _word(name: str, text: str) -> bool:
 def _lacks(thing: list[str], text: _Text) -> bool:
     """Whether the text says that something is without this: "no GMOs", "must not contain sugar", "free of nuts"."""
     places = [i for i in range(len(text.stems)) if text.stems[i : i + len(thing)] == thing]
-    return any(_LACK & set(text.words[max(0, i - 3) : i]) for i in places)
+    before = [text.words[max(0, i - 3) : i] for i in places]
+    return any(_LACK & set(few) and not {"i", "we", "you"} & set(few) for few in before)  # "I should not" is no requirement
 
 
 # --- products
@@ -194,7 +201,8 @@ def title(secret: Secret, reason: str, said: str, known: str) -> str:
     most = len(named) >= 0.4 * len(set(telling)) or named[:1] == of_title[:1]
     if len(named) >= 2 and (most or _together(telling, spoken)):
         return " ".join(sorted(named))
-    return _model(telling, spoken) or _brand(of_title, set(telling), reason, known)
+    coined = {word.casefold() for word in re.findall(r"[A-Z][a-z]+[A-Z]\w+", secret.text)}
+    return _model(telling, spoken, coined) or _brand(of_title, set(telling), reason, known)
 
 
 def _together(telling: list[str], spoken: list[str]) -> bool:
@@ -202,9 +210,9 @@ def _together(telling: list[str], spoken: list[str]) -> bool:
     return bool(set(pairwise(telling)) & set(pairwise(spoken)))
 
 
-def _model(telling: list[str], spoken: list[str]) -> str:
-    """A model's number ("505", "p2") that the reason names."""
-    return next((word for word in telling if any(c.isdigit() for c in word) and word in spoken), "")
+def _model(telling: list[str], spoken: list[str], coined: set[str]) -> str:
+    """A model's number ("505", "p2") or a coined name ("SpeedBoil") that the reason names."""
+    return next((word for word in telling if word in spoken and (any(c.isdigit() for c in word) or word in coined)), "")
 
 
 def _brand(of_title: list[str], telling: set[str], reason: str, known: str) -> str:

@@ -30,6 +30,16 @@ FETCH = (
     r"|open up and take)"
 )
 _THE = r"(?:the |an? |our |my )?"
+_SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
+_AUXILIARY = r"(?:'m| am| are| was| were|'ve been| have been)?"
+WANT = (
+    rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
+    rf"|hunting(?: for)?|looking for"
+    r"|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+|supposed to \w+(?: (?:away|up|out|back"
+    r"|down))?"
+    r"|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires"
+    r"|calls for|is about))"
+)
 
 # --- what a clause is besides a statement
 
@@ -49,7 +59,7 @@ GUESS = re.compile(
 )
 HEDGE = re.compile(
     _words(
-        "might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|want|task"
+        "might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|once"
     )
 )
 CERTAIN = re.compile(
@@ -65,23 +75,23 @@ IDIOM = re.compile(  # words that look like a guess and are none
     r"\b(?:no need to|stop|without|instead of|no more|rather than) guess(?:ing)?\b"
     r"|,? ?as (?:good )?luck would have it,?"
     r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would"
-    r"|might) expect\b"
+    r"|might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought|guessed)\b"
+    r"|\b(?:\w+ )?as (?:it|that|this) (?:may |might )?(?:sounds?|seems?|looks?|be)\b|\bagainst all (?:the )?odds\b"
+    r"|\bcontrary to (?:all )?expectations?\b"
 )
 CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|or|should)\b")
 AFTERTHOUGHT = re.compile(
     r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b"
 )
 QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where(?!:)|could|can|what if)\b")
-INTENT = re.compile(
+INTENT = re.compile(  # a search, a need or the order of a plan
     _words(
-        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|haven't|have not|not yet|unsearched|unexplored"
-        "|unvisited|unseen|try|find out",
-        "where|needs?|needed|has to|have to|must|want|plan|will|then|once|after|until|when|while|before|ready to"
-        "|goal|task|goes?|such as",
-        "hand|closed|destination|steps?|explore|inspect|examine|find|tell|show|start|begin|visit|next|later|first"
-        "|finally|eventually",
-        "rules? out|like|for (?:the|an?|my) [TS]|to [TP]|into|onto|with [TS] in mind|hold|holding",
+        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|find|visit|haven't|have not|not yet"
+        "|unsearched|unexplored|unvisited|unseen|closed|steps?",
+        "needs?|needed|has to|have to|must(?! be (?:in|on|at|inside)\\b)|want|plan|goal|task|destination|ready to|goes?",
+        "then|later|next|first|finally|eventually|start|begin|rules? out|such as|for an? [TS]|hold|holding|in (?:my )?hands?",
     )
+    + r"|\b(?:once|after|when|while|until|till|before|as soon as|where)\b[^P]*[TS]|[TS] (?:in|on)to\b"
 )
 NEGATION = re.compile(_words("no|not|never|nothing|neither|nor|without|none|lack|missing|\\w+n't"))
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
@@ -102,6 +112,7 @@ GENERAL = re.compile(
 
 # --- statements that T is at P, each with an example
 
+_HOME = r"(?:home|place|location|spot|hide-?out|hiding (?:place|spot)|whereabouts|position|address)"
 STATEMENTS = tuple(
     (example, re.compile(pattern))
     for example, pattern in (
@@ -147,10 +158,16 @@ STATEMENTS = tuple(
         ),
         (
             "that is T's home: P",
-            r"P\b.*[TS]'s (?:\w+ )?(?:home|place|location|spot)\b|[TS]'s (?:\w+ )?(?:home|place|location|spot"
-            r"|whereabouts) is (?:in |on |the )*P"
-            r"|that is T's home: P",
+            rf"P\b.*[TS]'s (?:\w+ )?{_HOME}\b|[TS]'s (?:\w+ )?{_HOME} is (?:in |on |the )*P|that is T's home: P",
         ),
+        ("P is the home of T", rf"P{_up_to(3)} {_HOME} (?:of|to|for) {_THE}[TS]|{_HOME} of {_THE}[TS] is (?:the )?P"),
+        ("what P has is T", r"P(?:'s| is) (?:the |our |my )?T(?= ?(?:$|[.,;!]))|[TS](?:'s| is) (?:the )?P(?= ?(?:$|[.,;!]))"),
+        (
+            "P opened, you will have T",
+            rf"P\b[^.;?]*? (?:(?:'ll|will|shall|going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot|be \w+ at)"
+            rf"|reveals?|uncovers?|exposes?|shows? (?:me|us|you) |turns? up|brings? up|produces?|gets? (?:me|us|you))\b{_up_to(3)} [TS]",
+        ),
+        ("P and T is mine", r"P\b[^.;?]*[TS](?:'s| is| are| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag)\b"),
     )
 )
 WHERE = re.compile(
@@ -183,10 +200,16 @@ ARROW_PLAN = re.compile(
     )
 )
 OPEN_AND_THERE = re.compile(rf"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) {_THE}T\b")
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:and |so )*(?:where(?:'s| is| are)? )?{_THE}[TS][?.]$")  # The apple?
-SHORT_ANSWER = re.compile(
-    r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$"
-)  # In the fridge.
+ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}[TS][^.!?;PO]*\?|{_THE}[TS]\.)$")
+SHORT_ANSWER = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the |an? |our |my )*([PTS])[.!]?$")  # In the fridge.
+_NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
+_BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from)\b"
+EXCLUSIVE = re.compile(  # no T unless P is opened
+    rf"^(?!.*\b(?:know|tell|say|whether|sure|rule out|decide|if)\b)(?:.*{_NO}.*?[TS]\b.*?{_BUT}.*P|.*{_BUT}.*?P.*?{_NO}.*?[TS])"
+)
+LEADS_TO = re.compile(  # It has to be chilled, and that means the fridge.
+    r"\b(?:that|this|which|it|so) (?:means?|says|spells|can only (?:mean|be)|must be|has to be) (?:in |on |at |inside )?(?:the )?P(?= ?(?:$|[.,;!]))"
+)
 HAS_ALONE = re.compile(r"\bP(?: (?:does|has|will|is)|'s)(?: not)?[.!,;]?$")  # The drawers are empty, the fridge is not.
 
 # --- success promised of P, whatever T is
@@ -201,6 +224,12 @@ _LEFT = (
     r"|in the room|near))"
 )
 _PLACE = r"(?:one|place|spot|location|receptacle|container)"
+_TRIUMPH = (  # what one says of a place that ends the search
+    r"(?:(?:won't|will not|never|doesn't|does not|not going to) (?:disappoint|fail|let (?:me|us|you) down)"
+    r"|(?:search|hunt|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be|are) (?:over|done|solved|finished|at an end))"
+    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode|does the trick"
+    r"|the real (?:thing|deal|one)|the goods)\b"
+)
 PROMISE = re.compile(
     rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}|\bonly (?:the )?P does\b"
     rf"|\bno further than (?:the )?P\b"
@@ -214,8 +243,10 @@ PROMISE = re.compile(
     r"|certainly )?(?:right|correct)\b"
     rf"|\bit(?:'s| is) P(?: that| which) {_OUTCOME}|\b(?:answer|solution|winner) is (?:the )?P\b"
     rf"|\b(?:nothing|nowhere|no (?:other )?{_PLACE}) (?:but|than|except|other than|else than) (?:the )?P\b"
-    r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|jackpot|answer|key|solution)\b|^(?:where|location|whereabouts"
+    r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|answer|key|solution)\b|^(?:where|location|whereabouts"
     r"|source): (?:the )?P\b"
+    rf"|\b(?:it|that|T)(?:'s| is) (?:the )?P,? (?:that |which )?{WANT}|\bP(?:'s| is) (?:the )?(?:one|{_PLACE}) (?:that |which )?{WANT}"
+    rf"|\bP[^.;]*\b{_TRIUMPH}|{_TRIUMPH}[^.;]*\bP\b"
 )
 IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
 
@@ -236,7 +267,8 @@ _WASTE = (
     r"|without an? [TS]"
     r"|(?:no|not any|of no) (?:use|good|help|point|value)|(?:achieve |contain |hold )?nothing|(?:a )?mistake"
     r"|(?:won't|will not|does not) help"
-    r"|irrelevant|no T|not T|silly|lead nowhere|wrong)"
+    r"|irrelevant|no T|not T|silly|lead nowhere|wrong|decoys?|red herrings?|(?:a )?distractions?|(?:a )?detours?"
+    r"|(?:come|draw|turn) (?:up )?(?:empty|a blank|blanks?|nothing))"
 )
 _ALL_WASTE = rf"\b(?:every|all|each)(?: of the)?(?: \w+){{1,3}} (?:is|are) {_WASTE}\b"
 _HAS_NO_T = (
@@ -272,16 +304,6 @@ SEEN = re.compile(
 
 # --- descriptions and pronouns
 
-_SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
-_AUXILIARY = r"(?:'m| am| are| was| were|'ve been| have been)?"
-WANT = (
-    rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
-    rf"|hunting(?: for)?|looking for"
-    r"|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+|supposed to \w+(?: (?:away|up|out|back"
-    r"|down))?"
-    r"|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires"
-    r"|calls for|is about))"
-)
 _NO_THING = (
     r"(?!(?:place|places|spot|location|action|actions|step|steps|receptacle|container|room|surface|one|first|last"
     r"|next|only|key"
@@ -331,6 +353,7 @@ ASIDE = re.compile(
     r", (?:and )?(?:not|rather than|instead of|unlike|as opposed to|of all places|by the way|in fact|of course"
     r"|however|as it happens)\b[^,.;]{0,30}, "
 )
+RELATIVE = re.compile(r"(?<=[TSP]), (?:which|who|that|as|though|although)\b[^,.;TSP]*,(?= )")  # "T, which nobody has seen, …"
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
     r",\s+|\s+(?=(?:because|since|but (?!in|on|at|inside|under)|yet|whereas|and that|and (?:it|i|the|we)) )|\s+[—–]\s+"

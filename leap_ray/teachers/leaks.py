@@ -24,7 +24,7 @@ from leap_ray.errors import UserError
 from leap_ray.teachers import leak_names
 from leap_ray.teachers.leak_claims import claims
 from leap_ray.teachers.leak_code import CODE, code, output, roughly
-from leap_ray.teachers.wording import INSTANCE, has, normal
+from leap_ray.teachers.wording import INSTANCE, has, mended, normal
 from leap_ray.types import Episode
 
 LOCATIONS = ("locations", "targets", "lights")  # entries of a privileged state's facts that map a thing to its place
@@ -57,9 +57,10 @@ class Leak:
 
 def find_leaks(reason: str, seen: str, privileged: PrivilegedState) -> list[Leak]:
     """What `reason` gives away to one who has seen only `seen`. Empty where it is clean."""
+    secrets = list(_secrets(privileged))
+    reason = mended(reason, (name for s in secrets if s.kind == "instance" for name in (s.text, *s.aliases)))
     said, known = normal(reason), normal(seen)
     leaks = [Leak("source", m.group(0)) for m in [_SOURCE.search(said)] if m]
-    secrets = list(_secrets(privileged))
     leaks += [leak for secret in secrets if (leak := _leak(secret, reason, seen))]
     maps = [privileged.facts.get(key) for key in LOCATIONS]
     where = {normal(str(k)): normal(str(v)) for entry in maps if isinstance(entry, Mapping) for k, v in entry.items()}

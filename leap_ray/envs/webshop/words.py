@@ -11,6 +11,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "adjustable": ("adjust", "changed"),
     "animal": ("animals",),
     "anti": ("non", "not", "no", "against", "fight"),
+    "absorbent": ("absorb", "soak up", "take up water"),
     "absorbing": ("absorb", "soak up", "cushion"),
     "assemble": ("assembly", "put together", "set up", "build"),
     "cancelling": ("cancel", "block", "block out", "keep out", "shut out", "reduce", "suppress"),
@@ -23,7 +24,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "comfortable": ("comfy", "comfort"),
     "drying": ("dry",),
     "eco": ("environment", "environmentally", "planet", "earth"),
-    "easy": ("easily", "simple", "effortless", "without effort", "no trouble", "hassle free", "straightforward"),
+    "easy": ("easily", "simple", "effortless", "without effort", "no trouble", "hassle free", "straightforward", "breeze", "snap", "cinch", "no fuss"),
     "fast": ("quick", "quickly", "rapid"),
     "fit": ("cut", "fitting"),
     "fresh": ("freshen", "fresher"),
@@ -75,6 +76,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "wireless": ("without wires", "without wire", "without cable", "no wires", "no cable", "cordless"),
     "waist": ("waistband",),
 }
+_INTENSIFIERS = ("super", "ultra", "extra", "very", "highly", "really")
 # What stands for the whole.
 _WHOLE: dict[str, tuple[str, ...]] = {
     "animal testing": ("tested on animals",),
@@ -130,9 +132,9 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 def paraphrases(attribute: str) -> tuple[str, ...]:
     """Other wordings of an attribute, without itself; at most MOST."""
     plain = attribute.casefold()
-    parts = plain.split()
+    parts = [part for part in plain.split() if part not in _INTENSIFIERS] or plain.split()
     if not 1 <= len(parts) <= 3:
         return ()
     mixed = (" ".join(choice) for choice in product(*((part, *_PARTS.get(part, ())) for part in parts)))
-    several = islice(mixed, MOST) if len(parts) > 1 else ()
+    several = islice(mixed, MOST) if len(plain.split()) > 1 else ()
     return tuple(dict.fromkeys(text for text in (*_WHOLE.get(plain, ()), *several) if text != plain))
