@@ -39,7 +39,7 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
         return True
     if pattern.QUESTION.search(sentence):
         return False
-    sentence = pattern.RELATIVE.sub("", pattern.IDIOM.sub("", sentence))
+    sentence = pattern.INSERTION.sub("", pattern.IDIOM.sub("", sentence))
     sentence = pattern.ASIDE.sub(" ", pattern.PARENTHESIS.sub(r", \1,", sentence))
     clauses = [clause for clause in pattern.CLAUSE_ENDS.split(sentence) if clause]
     for i, clause in enumerate(clauses):
@@ -126,8 +126,9 @@ def _says_where(clause: str, whole: bool) -> bool:
     if pattern.GO_AND_FETCH.search(clause):
         return not puts and not pattern.PRESUMES.search(clause)
     unclear = puts or pattern.INTENT.search(clause) or pattern.NEGATION.search(clause) or pattern.GENERAL.search(clause)
+    apposed = re.search(r"P\b.*, (?:the |an? |our |my )?T[.!]?$|T\b.*, (?:the |in |on |at )*P[.!]?$", clause)
     particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b", clause)
-    return bool(particular) and not whole and not unclear  # whatever else brings the two together
+    return bool(apposed if whole else particular) and not unclear  # whatever else brings the two together
 
 
 def _excludes(clause: str, reason: str) -> bool:

@@ -53,7 +53,11 @@ _TALK = re.compile(
     r"|difference|problem|set|word|words|of|by|page|result|results|description|match|choice|idea)\b"
 )
 _MAKER = re.compile(r"is|makes?|made|sells?|offers?|brand|one|ones|products?")
-_LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never"))
+_LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never", "avoid", "exclude", "excluding", "leave"))
+_REFUSED = re.compile(  # of what a product must not have
+    r"^(?:\w+ )?(?:(?:must|should|can|may|ought) not|cannot|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome|acceptable)|no go|out|taboo"
+    r"|banned|forbidden|excluded|unwanted|unwelcome|unacceptable))\b"
+)
 
 
 def instance(secret: Secret, said: str, known: str) -> str:
@@ -179,8 +183,11 @@ def _word(name: str, text: str) -> bool:
 def _lacks(thing: list[str], text: _Text) -> bool:
     """Whether the text says that something is without this: "no GMOs", "must not contain sugar", "free of nuts"."""
     places = [i for i in range(len(text.stems)) if text.stems[i : i + len(thing)] == thing]
-    before = [text.words[max(0, i - 3) : i] for i in places]
-    return any(_LACK & set(few) and not {"i", "we", "you"} & set(few) for few in before)  # "I should not" is no requirement
+    before = [set(text.words[max(0, i - 3) : i]) for i in places]
+    after = [text.words[i + len(thing) : i + len(thing) + 6] for i in places]
+    return any(_LACK & few and not {"i", "we", "you"} & few for few in before) or any(  # "I should not" is no requirement
+        _REFUSED.search(" ".join(few)) for few in after
+    )
 
 
 # --- products

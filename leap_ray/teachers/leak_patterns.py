@@ -26,8 +26,8 @@ HAS = (
     r"|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter|carry)ing|containing|holding)"
 )
 FETCH = (
-    r"(?:take|grab|get|fetch|collect|retrieve|pick(?:ing)? up|taking|getting|grabbing|fetched|taken|collected"
-    r"|open up and take)"
+    r"(?:take|grab|get|fetch|collect|retrieve|obtain|acquire|secure|recover|claim|pick(?:ing|ed)? up|taking|getting|grabbing"
+    r"|fetched|taken|collected|retrieved|obtained|open up and take)"
 )
 _THE = r"(?:the |an? |our |my )?"
 _SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
@@ -107,7 +107,8 @@ BY_SOMEONE = re.compile(
     r"|dropped|set)\b"
 )
 GENERAL = re.compile(
-    r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(?:kept|stored|found|put|left|go|stand|lie)\b"
+    r"(?<!the )(?<!both )(?<!these )(?<!those )(?<!our )(?<!my )(?<!two )\bS (?:are (?:\w+ed|kept|put|left|found|hung|thrown)|kept|stored|found|put|left|go|get|stand|lie"
+    r"|sit|hang|live|end up)\b"
 )
 
 # --- statements that T is at P, each with an example
@@ -137,7 +138,7 @@ STATEMENTS = tuple(
             "P: that's the place with T",
             rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]",
         ),
-        ("P makes sense: T is there", rf"P\b.*[TS] {BE}(?: \w+)? there\b"),
+        ("P makes sense: T is there", rf"P\b.*[TS](?: that| which)?(?:'s| {BE})(?: \w+)? there\b"),
         ("P and its T", r"P(?:'s| and its) T\b"),
         (
             "you will find T in P",
@@ -164,8 +165,8 @@ STATEMENTS = tuple(
         ("what P has is T", r"P(?:'s| is) (?:the |our |my )?T(?= ?(?:$|[.,;!]))|[TS](?:'s| is) (?:the )?P(?= ?(?:$|[.,;!]))"),
         (
             "P opened, you will have T",
-            rf"P\b[^.;?]*? (?:(?:'ll|will|shall|going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot|be \w+ at)"
-            rf"|reveals?|uncovers?|exposes?|shows? (?:me|us|you) |turns? up|brings? up|produces?|gets? (?:me|us|you))\b{_up_to(3)} [TS]",
+            rf"P\b[^.;?]*?(?:(?:'ll| will| shall| going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot|be \w+ at)"
+            rf"| (?:reveals?|uncovers?|exposes?|turns? up|brings? up|produces?|(?:gets?|gives?|shows?|brings?|hands?) (?:me|us|you)))\b{_up_to(3)} [TS]",
         ),
         ("P and T is mine", r"P\b[^.;?]*[TS](?:'s| is| are| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag)\b"),
     )
@@ -184,6 +185,8 @@ FETCH_FROM = re.compile(
 )
 GO_AND_FETCH = re.compile(
     rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)"
+    rf"|P(?:,| and| so)?(?: that| where| there)? ?(?:i|we|you) (?:can|may|get to) (?:\w+ )?{FETCH}{_up_to(3)} [TS]"
+    rf"|P\b[^.;]*[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH}\b|[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH} [^.;]*P"
 )  # to the fridge to get the apple
 ARROW = re.compile(
     r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--| - |\||\(|\.\.\.|…) ?(?:the |in "
@@ -200,7 +203,7 @@ ARROW_PLAN = re.compile(
     )
 )
 OPEN_AND_THERE = re.compile(rf"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) {_THE}T\b")
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}[TS][^.!?;PO]*\?|{_THE}[TS]\.)$")
+ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|{_THE}(?:\w+ )?[TS]\.)$")
 SHORT_ANSWER = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the |an? |our |my )*([PTS])[.!]?$")  # In the fridge.
 _NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
 _BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from)\b"
@@ -215,7 +218,7 @@ HAS_ALONE = re.compile(r"\bP(?: (?:does|has|will|is)|'s)(?: not)?[.!,;]?$")  # T
 # --- success promised of P, whatever T is
 
 _OUTCOME = (
-    r"(?:pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it|do the job|succeed|deliver|help"
+    r"(?:supply|provide|have|hold|contain|pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it|do the job|succeed|deliver|help"
     r"|matters?|counts?)"
     r"|(?:has|holds|contains|gives?|yields?) (?:me )?(?:what|the)|be (?:rewarded|successful))"
 )
@@ -341,7 +344,7 @@ CONTAINER = re.compile(
 )
 IN_THERE = re.compile(
     r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b"
-    r"|(?<!^)\b(?:right )?there\b(?=[.!,]?$)"
+    r"|(?<!^)\b(?:right )?there\b(?=[.!,]?$)|^(?:and )?there(?=,? (?:the|an?|our|my|i|we|you|[TS])\b)"
 )
 O_PRONOUN = re.compile(
     rf"\b(?:they|those|these|it|them)(?= (?:{_CANNOT}|(?:all )?(?:have|has|hold|holds|is|are) (?:no|nothing|not"
@@ -353,7 +356,9 @@ ASIDE = re.compile(
     r", (?:and )?(?:not|rather than|instead of|unlike|as opposed to|of all places|by the way|in fact|of course"
     r"|however|as it happens)\b[^,.;]{0,30}, "
 )
-RELATIVE = re.compile(r"(?<=[TSP]), (?:which|who|that|as|though|although)\b[^,.;TSP]*,(?= )")  # "T, which nobody has seen, …"
+INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has seen, lies in P"
+    rf"(?<=\w), (?!{GUESS.pattern})(?:(?!{GUESS.pattern})[^,.;TSPO])*,(?= (?:got |{BE} |{HAS} )*(?:{AT}|{BE}|{HAS})\b)"
+)
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
     r",\s+|\s+(?=(?:because|since|but (?!in|on|at|inside|under)|yet|whereas|and that|and (?:it|i|the|we)) )|\s+[—–]\s+"

@@ -91,7 +91,7 @@ def numbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
     ordinal = [rf"{number}(?:st|nd|rd|th)", *([_ORDINALS[value]] if value < len(_ORDINALS) else [])]
     thing = _kind(kind, aliases)
     after = rf"{thing}(?:[ _#-]|no\.?|number)*(?:\d+(?:, (?:and |or )?|,| and | or | & ))*(?:{'|'.join(said)})"
-    before = rf"(?:{'|'.join(ordinal)}) {thing}(?! \d)"
+    before = rf"(?<!\ba )(?<!another )(?:{'|'.join(ordinal)}) {thing}(?! \d)"
     return re.compile(rf"(?<!\w)(?:{after}|{before})(?!\w)(?! of the)")
 
 
