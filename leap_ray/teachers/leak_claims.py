@@ -37,6 +37,8 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
     asked, answer = pattern.ASKED.search(before), pattern.SHORT_ANSWER.search(sentence)
     if asked and answer and bool(asked.group(1)) != (answer.group(1) == "P"):
         return True
+    if asked and not asked.group(1) and pattern.NAMED_FIRST.match(sentence) and not _protected(sentence):
+        return True
     if pattern.QUESTION.search(sentence):
         return False
     sentence = pattern.INSERTION.sub("", pattern.IDIOM.sub("", sentence))
@@ -64,7 +66,6 @@ def _resolved(clause: str, before: str, reason: str) -> str:
     """The clause with its pronouns replaced by what was named before: T, P and O where they are missing."""
     if "P" in before and "P" not in clause:
         clause = pattern.THAT_IS_WHERE.sub("P is where", clause)
-        clause = pattern.THAT_IS_THE.sub("P is ", clause)
         if re.search("[TS]", clause) or before.rfind("P") > max(before.rfind("T"), before.rfind("S")):
             clause = pattern.CONTAINER.sub("P", clause)
         clause = pattern.IN_THERE.sub("in P", clause)
@@ -82,7 +83,10 @@ def _with_thing(clause: str, before: str, reason: str) -> str:
     if re.search("[TS]", reason):
         return clause
     if "P" in before or not before.strip():
-        return pattern.IT_AFTER_P.sub(r"\1\2 T", pattern.IT_SUBJECT.sub("T", clause, count=1), count=1)
+        subject = pattern.IT_SUBJECT.search(clause)
+        if subject and "P" not in clause[: subject.start()]:  # after P, it is P
+            clause = clause[: subject.start()] + "T" + clause[subject.end() :]
+        return pattern.IT_AFTER_P.sub(r"\1\2 T", clause, count=1)
     return pattern.IT_IS_AT_P.sub("T", clause, count=1)
 
 
@@ -98,13 +102,7 @@ def _states(clause: str, whole: bool = False) -> bool:
         return True
     if pattern.CERTAIN.search(clause) and pattern.IT_IS_P.search(clause):
         return True
-    first = re.search("[TS]", clause)
-    if not first:
-        return False
-    plans = pattern.ARROW_PLAN.search(clause[: min(first.start(), clause.index("P"))])
-    if pattern.ARROW.search(clause) and not plans and not pattern.GUESS.search(clause):
-        return True
-    return _says_where(clause, whole)
+    return bool(re.search("[TS]", clause)) and _says_where(clause, whole)
 
 
 def _says_where(clause: str, whole: bool) -> bool:
@@ -117,7 +115,7 @@ def _says_where(clause: str, whole: bool) -> bool:
         return True
     if pattern.GUESS.search(clause) and not certain:
         return False
-    if pattern.WHERE.search(clause) or pattern.OPEN_AND_THERE.search(clause):
+    if pattern.WHERE.search(clause):
         return True
     if any(m and not pattern.NEGATION.search(m.group(0)) for m in (p.search(clause) for _, p in pattern.STATEMENTS)):
         return not puts and not pattern.GENERAL.search(clause)
@@ -125,10 +123,13 @@ def _says_where(clause: str, whole: bool) -> bool:
         return not re.search(r"\b(must|needs?|needed|once|after|heat|cool|clean|put|go(?:es)? in)\b", clause)
     if pattern.GO_AND_FETCH.search(clause):
         return not puts and not pattern.PRESUMES.search(clause)
-    unclear = puts or pattern.INTENT.search(clause) or pattern.NEGATION.search(clause) or pattern.GENERAL.search(clause)
-    apposed = re.search(r"P\b.*, (?:the |an? |our |my )?T[.!]?$|T\b.*, (?:the |in |on |at )*P[.!]?$", clause)
     particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b", clause)
-    return bool(apposed if whole else particular) and not unclear  # whatever else brings the two together
+    return bool(particular) and not puts and not _protected(clause) and not (whole and pattern.CHOICE.search(clause))  # whatever else brings the two together
+
+
+def _protected(clause: str) -> bool:
+    """Whether a clause guesses, searches, plans, negates or says what is so in general."""
+    return any(p.search(clause) for p in (pattern.GUESS, pattern.INTENT, pattern.NEGATION, pattern.GENERAL))
 
 
 def _excludes(clause: str, reason: str) -> bool:

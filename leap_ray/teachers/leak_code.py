@@ -158,7 +158,7 @@ def _literal(token: str) -> bool:
         return False
     path = r"[/~.]?[\w.*-]*(/[\w.*-]*)+"
     return bool(
-        re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token)
+        re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*|%\w@?", token)
     )
 
 

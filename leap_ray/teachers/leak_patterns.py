@@ -31,7 +31,7 @@ FETCH = (
 )
 _THE = r"(?:the |an? |our |my )?"
 _SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
-_AUXILIARY = r"(?:'m| am| are| was| were|'ve been| have been)?"
+_AUXILIARY = r"(?:'m|'re| am| are| was| were|'ve been| have been)?"
 WANT = (
     rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
     rf"|hunting(?: for)?|looking for"
@@ -77,23 +77,30 @@ IDIOM = re.compile(  # words that look like a guess and are none
     r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would"
     r"|might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought|guessed)\b"
     r"|\b(?:\w+ )?as (?:it|that|this) (?:may |might )?(?:sounds?|seems?|looks?|be)\b|\bagainst all (?:the )?odds\b"
-    r"|\bcontrary to (?:all )?expectations?\b"
+    r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bcontrary to (?:all )?expectations?\b"
 )
 CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|or|should)\b")
 AFTERTHOUGHT = re.compile(
     r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b"
 )
-QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where(?!:)|could|can|what if)\b")
+QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|can|what if)\b")
 INTENT = re.compile(  # a search, a need or the order of a plan
     _words(
-        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|find|visit|haven't|have not|not yet"
+        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|(?<!where to )find|visit|haven't|have not|not yet"
         "|unsearched|unexplored|unvisited|unseen|closed|steps?",
         "needs?|needed|has to|have to|must(?! be (?:in|on|at|inside)\\b)|want|plan|goal|task|destination|ready to|goes?",
         "then|later|next|first|finally|eventually|start|begin|rules? out|such as|for an? [TS]|hold|holding|in (?:my )?hands?",
     )
-    + r"|\b(?:once|after|when|while|until|till|before|as soon as|where)\b[^P]*[TS]|[TS] (?:in|on)to\b"
+    + r"|\b(?:once|after|when|while|until|till|before|as soon as|where(?! to find))\b[^P]*[TS]|[TS] (?:in|on)to\b"
 )
 NEGATION = re.compile(_words("no|not|never|nothing|neither|nor|without|none|lack|missing|\\w+n't"))
+CHOICE = re.compile(  # why one place is tried before another, and what T is apart from its place
+    _words(
+        "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left|remaining|order"
+        "|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea|kind|sort|size|small|object",
+    )
+    + r"|[TS](?:'s| is| are| was| were)\b"
+)
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
 PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))
 MODAL = re.compile(r"\b(could|would|should)\b")
@@ -108,38 +115,20 @@ BY_SOMEONE = re.compile(
 )
 GENERAL = re.compile(
     r"(?<!the )(?<!both )(?<!these )(?<!those )(?<!our )(?<!my )(?<!two )\bS (?:are (?:\w+ed|kept|put|left|found|hung|thrown)|kept|stored|found|put|left|go|get|stand|lie"
-    r"|sit|hang|live|end up)\b"
+    r"|sit|hang|live|end up)\b|\b(?:like|such as) S\b"
 )
 
 # --- statements that T is at P, each with an example
 
-_HOME = r"(?:home|place|location|spot|hide-?out|hiding (?:place|spot)|whereabouts|position|address)"
 STATEMENTS = tuple(
     (example, re.compile(pattern))
-    for example, pattern in (
-        ("T is in P", rf"[TS](?:'s|,?{_up_to(3)} {BE}){_up_to(3)} {AT}{_up_to(4)} P"),
-        (
-            "T that nobody saw is in P",
-            rf"[TS] (?:that|which|who|i|we|you|the task|my)\b[^.;]{{0,40}}? {BE}{_up_to(2)} {AT}{_up_to(3)} P",
-        ),
-        ("T is there, on P", rf"[TS] {BE} (?:right |over )?there,? {AT}{_up_to(1)} P"),
-        (
-            "it is in P, the T",
-            rf"\b(?:it|they|one|some)\b[^,.;]*{AT}{_up_to(2)} P, (?:the|an?|our|my) [TS]\b(?= ?[.!,]?$)",
-        ),
-        ("T, currently on P", rf"[TS],? (?:currently|now|presently|already|right now|still) {AT}{_up_to(1)} P"),
+    for example, pattern in (        ("T is in P", rf"[TS](?:'s|,?{_up_to(3)} {BE}){_up_to(3)} {AT}{_up_to(4)} P"),
         ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;]{{0,30}}? [TS]"),
         (
             "P next to me has T",
             rf"P(?:,? (?!(?:i|we|you|but|and|so|has|have)\b)[\w'-]+){{0,6}},? {HAS} {_THE}(?:some |exactly )?[TS]\b",
         ),
         ("P is the one with T", rf"P{_up_to(3)} with{_up_to(2)} [TS]"),
-        (
-            "P: that's the place with T",
-            rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]",
-        ),
-        ("P makes sense: T is there", rf"P\b.*[TS](?: that| which)?(?:'s| {BE})(?: \w+)? there\b"),
-        ("P and its T", r"P(?:'s| and its) T\b"),
         (
             "you will find T in P",
             rf"(?:(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to)|you|one) (?:finds?"
@@ -151,18 +140,6 @@ STATEMENTS = tuple(
             rf"{AT}{_up_to(2)} P,?{_up_to(2)} (?:{BE}|(?:i|we|you)(?: will | can |'ll | )(?:find|get|take|grab"
             rf"|see|spot|have)){_up_to(3)} [TS]",
         ),
-        ("T and S: one in P", rf"[TS]\b.*\bone {AT}{_up_to(2)} P"),
-        ("P has got some of T", rf"P{_up_to(2)} (?:has|have) got{_up_to(2)} [TS]"),
-        (
-            "the only place with T is P",
-            rf"(?:place|spot|location|container|one|receptacle){_up_to(3)} [TS](?:{_up_to(4)},| is) (?:in |on |the )*P",
-        ),
-        (
-            "that is T's home: P",
-            rf"P\b.*[TS]'s (?:\w+ )?{_HOME}\b|[TS]'s (?:\w+ )?{_HOME} is (?:in |on |the )*P|that is T's home: P",
-        ),
-        ("P is the home of T", rf"P{_up_to(3)} {_HOME} (?:of|to|for) {_THE}[TS]|{_HOME} of {_THE}[TS] is (?:the )?P"),
-        ("what P has is T", r"P(?:'s| is) (?:the |our |my )?T(?= ?(?:$|[.,;!]))|[TS](?:'s| is) (?:the )?P(?= ?(?:$|[.,;!]))"),
         (
             "P opened, you will have T",
             rf"P\b[^.;?]*?(?:(?:'ll| will| shall| going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot|be \w+ at)"
@@ -188,21 +165,6 @@ GO_AND_FETCH = re.compile(
     rf"|P(?:,| and| so)?(?: that| where| there)? ?(?:i|we|you) (?:can|may|get to) (?:\w+ )?{FETCH}{_up_to(3)} [TS]"
     rf"|P\b[^.;]*[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH}\b|[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH} [^.;]*P"
 )  # to the fridge to get the apple
-ARROW = re.compile(
-    r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--| - |\||\(|\.\.\.|…) ?(?:the |in "
-    r"|on |at |inside )*P"
-    rf"|\bwhere {_THE}[TS] {BE}[:,] (?:in |on |at |inside )?(?:the )?P"
-    rf"|(?:location|place|spot|whereabouts) of {_THE}[TS] ?(?:->|=>|→|⇒|=|:|is) ?(?:the |in |on |at )*P"
-    r"|P ?(?:<-|->|=>|→|⇒|=|:|\(|\.\.\.|…) ?(?:the |an? |has |holds )*[TS]\b(?= ?(?:$|[.,;)!]))"
-    rf"|^(?:and |where(?:'s| is| are)? )?{_THE}[TS] ?[,?] (?:it's |it is |they're |they are )?(?:in |on |at "
-    rf"|inside )?(?:the )?P[.!]?$"
-)
-ARROW_PLAN = re.compile(
-    _words(
-        "plan|find|search|look|heat|cool|clean|put|move|steps?|then|check|try|open|visit|start|begin|inspect|consider"
-    )
-)
-OPEN_AND_THERE = re.compile(rf"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) {_THE}T\b")
 ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|{_THE}(?:\w+ )?[TS]\.)$")
 SHORT_ANSWER = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the |an? |our |my )*([PTS])[.!]?$")  # In the fridge.
 _NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
@@ -210,6 +172,7 @@ _BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|a
 EXCLUSIVE = re.compile(  # no T unless P is opened
     rf"^(?!.*\b(?:know|tell|say|whether|sure|rule out|decide|if)\b)(?:.*{_NO}.*?[TS]\b.*?{_BUT}.*P|.*{_BUT}.*?P.*?{_NO}.*?[TS])"
 )
+NAMED_FIRST = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P, (?!so|then|and)")  # The apple? The fridge, of course.
 LEADS_TO = re.compile(  # It has to be chilled, and that means the fridge.
     r"\b(?:that|this|which|it|so) (?:means?|says|spells|can only (?:mean|be)|must be|has to be) (?:in |on |at |inside )?(?:the )?P(?= ?(?:$|[.,;!]))"
 )
@@ -335,9 +298,6 @@ ITS_PLACE = re.compile(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabou
 THAT_IS_WHERE = re.compile(
     r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))? where\b"
 )
-THAT_IS_THE = re.compile(
-    rf"\b(?:that|this|which)(?:'s| is) (?=(?:the )?[TS]'s |(?:the )?{_PLACE} (?:with|containing|holding|that has|of)\b)"
-)
 CONTAINER = re.compile(
     rf"^(?:(?:and|but|so|because|since|as|where) )*(?:it|this|that|which|this one|that one)(?= (?:also |already "
     rf"|actually |certainly |definitely |does |will )?{HAS}\b)"
@@ -361,6 +321,6 @@ INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has see
 )
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
-    r",\s+|\s+(?=(?:because|since|but (?!in|on|at|inside|under)|yet|whereas|and that|and (?:it|i|the|we)) )|\s+[—–]\s+"
+    r",\s+|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|whereas|and that|and (?:it|i|the|we)) )|\s+[—–]\s+"
 )
 NOT_BUT = re.compile(r"(?:\bnot\b|n't\b).*?\bbut ")
