@@ -124,12 +124,16 @@ def _says_where(clause: str, whole: bool) -> bool:
     if pattern.GO_AND_FETCH.search(clause):
         return not puts and not pattern.PRESUMES.search(clause)
     particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b", clause)
-    return bool(particular) and not puts and not _protected(clause) and not (whole and pattern.CHOICE.search(clause))  # whatever else brings the two together
+    return bool(particular) and not puts and not _protected(clause, whole) and not (whole and pattern.CHOICE.search(clause))  # whatever else brings the two together
 
 
-def _protected(clause: str) -> bool:
+def _protected(clause: str, whole: bool = True) -> bool:
     """Whether a clause guesses, searches, plans, negates or says what is so in general."""
-    return any(p.search(clause) for p in (pattern.GUESS, pattern.INTENT, pattern.NEGATION, pattern.GENERAL))
+    if pattern.GUESS.search(clause) or pattern.GENERAL.search(clause):
+        return True
+    both = None if whole else re.match(r".*?P.*?[TS]\b|.*?[TS]\b.*?P", clause)
+    start = both.group(0) if both else clause  # what comes after both in one clause no longer decides what they have to do with another
+    return bool(pattern.INTENT.search(start) or pattern.NEGATION.search(start))
 
 
 def _excludes(clause: str, reason: str) -> bool:

@@ -55,7 +55,7 @@ _TALK = re.compile(
 _MAKER = re.compile(r"is|makes?|made|sells?|offers?|brand|one|ones|products?")
 _LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never", "avoid", "exclude", "excluding", "leave"))
 _REFUSED = re.compile(  # of what a product must not have
-    r"^(?:\w+ )?(?:(?:must|should|can|may|ought) not|cannot|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome|acceptable)|no go|out|taboo"
+    r"^(?:\w+ ){0,3}?(?:(?:must|should|can|may|ought) not|cannot|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome|acceptable)|no go|out|taboo"
     r"|banned|forbidden|excluded|unwanted|unwelcome|unacceptable))\b"
 )
 
@@ -91,7 +91,8 @@ def option(secret: Secret, said: str, known: str) -> str:
     offered = all(has(known, word) for word in value.split())
     numeric = any(c.isdigit() for c in value)
     measures = [word for word in value.split() if "x" in word and word[0].isdigit() and not has(known, word)]
-    if any(has(said, measure) for measure in measures):
+    of = re.fullmatch(r"(\d\w*) (\w+)", value)  # "24 count"
+    if any(has(said, measure) for measure in measures) or (of and has(said, f"{of[2]} of {of[1]}") and not has(known, value)):
         return secret.text
     named = has(spaced(said), value) if numeric else attribute(secret, said, known)
     return secret.text if named and not offered else ""

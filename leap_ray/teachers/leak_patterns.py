@@ -145,11 +145,12 @@ STATEMENTS = tuple(
             rf"P\b[^.;?]*?(?:(?:'ll| will| shall| going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot|be \w+ at)"
             rf"| (?:reveals?|uncovers?|exposes?|turns? up|brings? up|produces?|(?:gets?|gives?|shows?|brings?|hands?) (?:me|us|you)))\b{_up_to(3)} [TS]",
         ),
-        ("P and T is mine", r"P\b[^.;?]*[TS](?:'s| is| are| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag)\b"),
+        ("P and T is mine", r"P\b[^.;?]*[TS](?:'s| is| are| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag|within reach)\b"),
     )
 )
 WHERE = re.compile(
-    rf"P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
+    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|end|ends|must|look|search|check|find)\b).*[TS]\b"
+    rf"|P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
     rf"|take){_up_to(2)} [TS]\b"
 )
 _NEXT = r"(?:the (?:next|other|second|last)(?: one)?|another(?: one)?)"
@@ -165,7 +166,7 @@ GO_AND_FETCH = re.compile(
     rf"|P(?:,| and| so)?(?: that| where| there)? ?(?:i|we|you) (?:can|may|get to) (?:\w+ )?{FETCH}{_up_to(3)} [TS]"
     rf"|P\b[^.;]*[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH}\b|[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH} [^.;]*P"
 )  # to the fridge to get the apple
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|{_THE}(?:\w+ )?[TS]\.)$")
+ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$")
 SHORT_ANSWER = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the |an? |our |my )*([PTS])[.!]?$")  # In the fridge.
 _NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
 _BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from)\b"
@@ -276,7 +277,7 @@ _NO_THING = (
     r"|reason|way|time|information|tool|appliance|option|options|all|much|everything)\b)"
 )
 WANTED = re.compile(
-    rf"\b(?:exactly )?what(?:ever)? {WANT}(?: to \w+)?\b"
+    rf"\b(?:exactly )?what {WANT}(?: to \w+)?\b"
     rf"|\b(?:the|my|that) {_NO_THING}(?:\w+ )?{_NO_THING}[a-z]+ (?:that |which )?{WANT}\b"
     r"|\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired|goal)(?: (?:object|item|thing))?\b"
     r"(?! (?:place|location|receptacle|is to|state))"
@@ -300,7 +301,7 @@ THAT_IS_WHERE = re.compile(
 )
 CONTAINER = re.compile(
     rf"^(?:(?:and|but|so|because|since|as|where) )*(?:it|this|that|which|this one|that one)(?= (?:also |already "
-    rf"|actually |certainly |definitely |does |will )?{HAS}\b)"
+    rf"|actually |certainly |definitely |does |will )?(?:{HAS}|'s got)\b)|^it(?='s got\b)"
 )
 IN_THERE = re.compile(
     r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b"

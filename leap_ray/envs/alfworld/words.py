@@ -59,7 +59,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "stoveburner": ("stove", "burner", "hob"),
     "television": ("tv",),
     "tissuebox": ("tissues", "box of tissues"),
-    "toiletpaper": ("roll",),
+    "toiletpaper": ("roll", "paper", "toilet roll"),
     "toiletpaperhanger": ("hanger", "toilet paper holder"),
     "tomato": ("vegetable", "fruit"),
     "tvstand": ("television stand",),
