@@ -100,16 +100,17 @@ def _states(clause: str, whole: bool = False) -> bool:
     clause = pattern.NOT_BUT.sub(" ", clause).replace("  ", " ")
     if pattern.PROMISE.search(clause) and not pattern.HEDGE.search(clause) and not pattern.PUT.search(clause):
         return True
-    if pattern.CERTAIN.search(clause) and pattern.IT_IS_P.search(clause):
+    if pattern.CERTAIN.search(clause) and (pattern.IT_IS_P.search(clause) or len(clause.split()) <= 5):
         return True
     return bool(re.search("[TS]", clause)) and _says_where(clause, whole)
 
 
 def _says_where(clause: str, whole: bool) -> bool:
     """Whether a clause with T and P states that one is at the other."""
+    clause = pattern.DELIBERATION.sub("", clause)
     puts, certain = pattern.PUT.search(pattern.BY_SOMEONE.sub("", clause)), pattern.CERTAIN.search(clause)
     fetch = pattern.FETCH_FROM.search(clause)
-    if fetch and not pattern.GUESS.search(pattern.MODAL.sub("", clause)):
+    if fetch and not pattern.GUESS.search(clause):
         return not pattern.PRESUMES_FETCH.search(clause[: fetch.start()])
     if pattern.EXCLUSIVE.search(clause):
         return True

@@ -103,7 +103,11 @@ CHOICE = re.compile(  # why one place is tried before another, and what T is apa
 )
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
 PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))
-MODAL = re.compile(r"\b(could|would|should)\b")
+DELIBERATION = re.compile(  # "I should go to P" doubts nothing
+    r"\b(?:i|we|you|one|the agent|it)(?:'d| should| would| could| might| may| ought to)(?:'ve| have)?(?: \w+ly| just| better| have)? (?=(?:go"
+    r"|walk|head|open|move|turn|start|begin|choose|pick|use|visit|proceed|approach|come|been|gone|be (?:wise|better|best|silly)|take|grab"
+    r"|get|fetch|collect|retrieve)\b)"
+)
 _VERB = "|".join(rf"(?<={before} )" for before in ("to", "and", "then", "i", "i'll", "will", "can", "must", "should"))
 PUT = re.compile(
     rf"\b(?:put|(?:{_VERB}|^)place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse|throw)"
@@ -322,6 +326,8 @@ INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has see
 )
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
-    r",\s+|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|whereas|and that|and (?:it|i|the|we)) )|\s+[—–]\s+"
+    r",\s+|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
+    r"|although|whereas|while|given|which is why|hence|therefore|thus|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
+    r"|(?<!such )(?:as|for)(?= (?:the [TS]|it|they|there|that)\b)|and(?= (?:that|it|i|the|we|you|there)\b)) )"
 )
 NOT_BUT = re.compile(r"(?:\bnot\b|n't\b).*?\bbut ")
