@@ -69,6 +69,7 @@ def _resolved(clause: str, before: str, reason: str) -> str:
         if re.search("[TS]", clause) or before.rfind("P") > max(before.rfind("T"), before.rfind("S")):
             clause = pattern.CONTAINER.sub("P", clause)
         clause = pattern.IN_THERE.sub("in P", clause)
+        clause = re.sub(r"\bits (?=\w+ (?:is|are|being|lies?|sits?|hides?|holds?)\b)", "P's ", clause)
     if not re.search("[TS]", clause):
         clause = _with_thing(clause, before, reason)
     return pattern.O_PRONOUN.sub("O", clause) if "O" in before and "O" not in clause else clause
@@ -86,6 +87,8 @@ def _with_thing(clause: str, before: str, reason: str) -> str:
         subject = pattern.IT_SUBJECT.search(clause)
         if subject and "P" not in clause[: subject.start()]:  # after P, it is P
             clause = clause[: subject.start()] + "T" + clause[subject.end() :]
+        if re.search(r"\bthem\b", clause):  # no single thing
+            return clause
         return pattern.IT_AFTER_P.sub(r"\1\2 T", clause, count=1)
     return pattern.IT_IS_AT_P.sub("T", clause, count=1)
 

@@ -154,11 +154,11 @@ def _literals(secret: str, reason: str, seen: str) -> str:
 
 def _literal(token: str) -> bool:
     """A token that one does not simply guess: a path, a file name, a number of two digits or more. No flag, no plain word."""
-    if token.startswith("-") or len(token) < 2:
+    if token.startswith("-") or len(token) < 2 or re.fullmatch(r"(?:md|sha|base|bzip|python)\d+(?:sum)?", token):  # programs
         return False
     path = r"[/~.]?[\w.*-]*(/[\w.*-]*)+"
     return bool(
-        re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*|%\w@?", token)
+        re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:-]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*|%\w@?", token)
     )
 
 

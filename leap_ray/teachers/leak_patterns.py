@@ -14,7 +14,7 @@ def _up_to(count: int) -> str:
     return rf"(?: [\w'-]+){{0,{count}}}?"
 
 
-AT = r"(?:in|on|inside|at|under|behind|within|by|near|on top of|next to)"
+AT = r"\b(?:in|on|inside|at|under|behind|within|by|near|on top of|next to)"
 BE = (
     r"(?:(?:will|'ll) be|is|are|'s|was|were|lies?|sits?|stands?|hangs?|rests?|waits?|stays?|remains?|lives?|left"
     r"|stored|hidden"
@@ -87,7 +87,7 @@ QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|c
 INTENT = re.compile(  # a search, a need or the order of a plan
     _words(
         "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|(?<!where to )find|visit|haven't|have not|not yet"
-        "|unsearched|unexplored|unvisited|unseen|closed|steps?",
+        "|unsearched|unexplored|unvisited|unseen",
         "needs?|needed|has to|have to|must(?! be (?:in|on|at|inside)\\b)|want|plan|goal|task|destination|ready to|goes?",
         "then|later|next|first|finally|eventually|start|begin|rules? out|such as|for an? [TS]|hold|holding|in (?:my )?hands?",
     )
@@ -322,12 +322,12 @@ ASIDE = re.compile(
     r"|however|as it happens)\b[^,.;]{0,30}, "
 )
 INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has seen, lies in P"
-    rf"(?<=\w), (?!{GUESS.pattern})(?:(?!{GUESS.pattern})[^,.;TSPO])*,(?= (?:got |{BE} |{HAS} )*(?:{AT}|{BE}|{HAS})\b)"
+    rf"(?<=\w), (?!{GUESS.pattern})(?:(?!{GUESS.pattern})[^,.;TSPO])*,(?= (?:got |there |{BE} |{HAS} )*(?:{AT}|{BE}|{HAS})\b)"
 )
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
     r",\s+|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
     r"|although|whereas|while|given|which is why|hence|therefore|thus|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
-    r"|(?<!such )(?:as|for)(?= (?:the [TS]|it|they|there|that)\b)|and(?= (?:that|it|i|the|we|you|there)\b)) )"
+    r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits|stands))\b)|and(?= (?:that|it|i|the|we|you|there)\b)) )"
 )
 NOT_BUT = re.compile(r"(?:\bnot\b|n't\b).*?\bbut ")

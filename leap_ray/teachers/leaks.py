@@ -41,7 +41,7 @@ _SOURCE = re.compile(
     r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|behind the scenes"
     r"|(evaluation|grading|scoring) (criteria|criterion|rules?)|(the|my|a) (hints?|clues?|notes?) (says?|tells?|points?|shows?)"
     r"|(the|hidden|unit) (tests?|assertions?|asserts?)( \w+)* (calls?|expects?|asks?|wants?|requires?|demands?|needs?)"
-    r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of)"
+    r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of|starts|begins|ends|contains|has|shows|reads)"
     r"|according to the (state|facts|teacher|coach|notes))\b"
 )
 _MONEY = re.compile(r"[$]|\b(price[ds]?|costs?|limit|dollars?|bucks|budget|cheap\w*|spend|pay|afford\w*|expensive)\b")

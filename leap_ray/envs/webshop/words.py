@@ -60,6 +60,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "prepare": ("make", "cook"),
     "non": ("not", "no", "without", "anti"),
     "reducing": ("reduce", "dampen", "less", "cut", "lower"),
+    "safe": ("proof", "suitable", "fit"),
     "saving": ("save",),
     "proof": (
         "protect from",
