@@ -99,7 +99,7 @@ CHOICE = re.compile(  # why one place is tried before another, and what T is apa
         "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left|remaining|order"
         "|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea|kind|sort|size|small|object",
     )
-    + r"|[TS](?:'s| is| are| was| were)\b"
+    + r"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b"
 )
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
 PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))

@@ -38,7 +38,7 @@ _SOLUTION = r"(command|query|answer|output|solution|standard|label|code|program|
 _SOURCE = re.compile(
     r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)|ground[- ]truth"
     rf"|(gold(en)?|reference) {_SOLUTION}|(answer|solution) key|simulator('s)? (state|facts?)|oracle|cheat ?sheet"
-    r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|behind the scenes"
+    r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|had (i|we) not (known|been told)|behind the scenes"
     r"|(evaluation|grading|scoring) (criteria|criterion|rules?)|(the|my|a) (hints?|clues?|notes?) (says?|tells?|points?|shows?)"
     r"|(the|hidden|unit) (tests?|assertions?|asserts?)( \w+)* (calls?|expects?|asks?|wants?|requires?|demands?|needs?)"
     r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of|starts|begins|ends|contains|has|shows|reads)"
