@@ -41,7 +41,9 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
         return True
     if pattern.QUESTION.search(sentence):
         return False
-    sentence = pattern.INSERTION.sub("", pattern.IDIOM.sub("", sentence))
+    if pattern.COUNTERFACTUAL.search(sentence):
+        return True
+    sentence = pattern.RELATIVE.sub("", pattern.INSERTION.sub("", pattern.IDIOM.sub("", sentence)))
     sentence = pattern.ASIDE.sub(" ", pattern.PARENTHESIS.sub(r", \1,", sentence))
     clauses = [clause for clause in pattern.CLAUSE_ENDS.split(sentence) if clause]
     for i, clause in enumerate(clauses):
@@ -65,7 +67,7 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
 def _resolved(clause: str, before: str, reason: str) -> str:
     """The clause with its pronouns replaced by what was named before: T, P and O where they are missing."""
     if "P" in before and "P" not in clause:
-        clause = pattern.THAT_IS_WHERE.sub("P is where", clause)
+        clause = pattern.THAT_IS_T.sub("P is", pattern.THAT_IS_WHERE.sub("P is where", clause))
         if re.search("[TS]", clause) or before.rfind("P") > max(before.rfind("T"), before.rfind("S")):
             clause = pattern.CONTAINER.sub("P", clause)
         clause = pattern.IN_THERE.sub("in P", clause)

@@ -99,7 +99,7 @@ CHOICE = re.compile(  # why one place is tried before another, and what T is apa
         "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left|remaining|order"
         "|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea|kind|sort|size|small|object",
     )
-    + r"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b"
+    + rf"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b(?! (?:\w+ly )?(?:{BE}|{AT}|there|here|up|down)\b)"
 )
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
 PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))
@@ -238,8 +238,7 @@ _WASTE = (
     r"|without an? [TS]"
     r"|(?:no|not any|of no) (?:use|good|help|point|value)|(?:achieve |contain |hold )?nothing|(?:a )?mistake"
     r"|(?:won't|will not|does not) help"
-    r"|irrelevant|no T|not T|silly|lead nowhere|wrong|decoys?|red herrings?|(?:a )?distractions?|(?:a )?detours?"
-    r"|(?:come|draw|turn) (?:up )?(?:empty|a blank|blanks?|nothing))"
+    r"|irrelevant|no T|not T|silly|lead nowhere|wrong|decoys?|red herrings?|(?:a )?distractions?|(?:a )?detours?)"
 )
 _ALL_WASTE = rf"\b(?:every|all|each)(?: of the)?(?: \w+){{1,3}} (?:is|are) {_WASTE}\b"
 _HAS_NO_T = (
@@ -251,7 +250,7 @@ OTHERS_WASTE = re.compile(
 )
 _CANNOT = r"(?:don't|doesn't|do not|does not|won't|will not|can't|cannot)"
 OTHER_LACKS = re.compile(
-    rf"\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
+    rf"\bO (?:will |all |would )?(?:come|draw|turn)s? (?:up )?(?:empty|an? blank|blanks?|nothing)\b|\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
     rf"|\bO{_up_to(4)} (?:is|are|hold|holds|have|has|contain|contains|will|would|won't|offers?|don't|doesn't|do|does)"
     rf"(?: [\w'-]+){{0,3}}? (?:{_WASTE}|no [TS]|not{_up_to(2)} [TS])\b"
     r"|\b(?:none|neither|nothing) (?:of|in|on|inside)(?: any of)?(?: the| these| those)? (?:\w+ )?O\b[^.;]*"
@@ -282,7 +281,7 @@ _NO_THING = (
 )
 WANTED = re.compile(
     rf"\b(?:exactly )?what {WANT}(?: to \w+)?\b"
-    rf"|\b(?:the|my|that) {_NO_THING}(?:\w+ )?{_NO_THING}[a-z]+ (?:that |which )?{WANT}\b"
+    rf"|\b(?:the|my|that) {_NO_THING}(?:\w+ )?{_NO_THING}[a-z]+(?: of \w+)? (?:that |which )?{WANT}\b"
     r"|\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired|goal)(?: (?:object|item|thing))?\b"
     r"(?! (?:place|location|receptacle|is to|state))"
     r"|\b(?:the|my) (?:thing|object|item)(?: in question| to \w+)?\b|^target\b"
@@ -300,8 +299,15 @@ IT_AFTER_P = re.compile(
 )
 IT_IS_AT_P = re.compile(rf"\bit(?='s| is)(?=(?:'s| is) (?:\w+ )?{AT} (?:the )?P\b)|^it(?='s| is) (?=where\b)")
 ITS_PLACE = re.compile(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabouts)\b)")
+RELATIVE = re.compile(  # "the T that has to be cooled is in P"
+    rf"(?<=[TS]) (?:that|which|who|i|we|you|the task|my)\b[^.;,TSP]{{1,40}}? (?={BE}{_up_to(2)} {AT}\b[^.;]*P)"
+)
+COUNTERFACTUAL = re.compile(  # "had it opened P, it would have T by now"
+    r"\b(?:had (?:i|we|you|it|they|the agent)|if (?:i|we|you|it|they|the agent) had)\b[^.;TS]*P[^.;]*\bwould(?:'ve| have)?\b[^.;]*[TS]\b"
+)
+THAT_IS_T = re.compile(r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|all|not|an?|because|since|if|when)\b)(?= .*[TS]\b)")
 THAT_IS_WHERE = re.compile(
-    r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))? where\b"
+    r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))?(?: where\b|(?<=place|.spot)(?= (?:the |our |my )?T\b))"
 )
 CONTAINER = re.compile(
     rf"^(?:(?:and|but|so|because|since|as|where) )*(?:it|this|that|which|this one|that one)(?= (?:also |already "

@@ -90,7 +90,7 @@ def numbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
     said = [number, *([_UNITS[value]] if value < len(_UNITS) else [])]
     ordinal = [rf"{number}(?:st|nd|rd|th)", *([_ORDINALS[value]] if value < len(_ORDINALS) else [])]
     thing = _kind(kind, aliases)
-    after = rf"{thing}(?:[ _#-]|no\.?|number)*(?:\d+(?:, (?:and |or )?|,| and | or | & ))*(?:{'|'.join(said)})"
+    after = rf"{thing}(?:[ _#-]|no\.?|number)*(?:\d+(?:, (?:and |or )?|,| and | or | & ))*(?:{'|'.join(said)})(?:(?:, (?:and |or )?| and | or | & )\d+(?! \w+s\b))*"
     before = rf"(?<!\ba )(?<!another )(?:{'|'.join(ordinal)}) {thing}(?! \d)"
     return re.compile(rf"(?<!\w)(?:{after}|{before})(?!\w)(?! of the)")
 
