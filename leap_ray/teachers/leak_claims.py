@@ -35,17 +35,19 @@ def claims(said: str, known: str, where: Mapping[str, str], synonyms: Synonyms) 
 def _sentence_states(sentence: str, before: str, reason: str) -> bool:
     """Whether a sentence, or one of its clauses, states where T is."""
     asked, answer = pattern.ASKED.search(before), pattern.SHORT_ANSWER.search(sentence)
-    if asked and answer and bool(asked.group(1)) != (answer.group(1) == "P"):
+    if asked and answer and bool(asked.group(1)) != (answer.group(1) == "P") and not _protected(sentence):
         return True
     if asked and not asked.group(1) and pattern.NAMED_FIRST.match(sentence) and not _protected(sentence):
         return True
     if pattern.QUESTION.search(sentence):
         return False
-    if pattern.COUNTERFACTUAL.search(sentence):
+    if pattern.CONSEQUENCE.search(sentence):
         return True
     sentence = pattern.RELATIVE.sub("", pattern.INSERTION.sub("", pattern.IDIOM.sub("", sentence)))
     sentence = pattern.ASIDE.sub(" ", pattern.PARENTHESIS.sub(r", \1,", sentence))
     clauses = [clause for clause in pattern.CLAUSE_ENDS.split(sentence) if clause]
+    if clauses and pattern.DISLOCATED.match(clauses[-1]):
+        before = f"{before} {clauses[-1]}"
     for i, clause in enumerate(clauses):
         if pattern.CONDITION.match(clause):
             return False

@@ -29,7 +29,7 @@ FETCH = (
     r"(?:take|grab|get|fetch|collect|retrieve|obtain|acquire|secure|recover|claim|pick(?:ing|ed)? up|taking|getting|grabbing"
     r"|fetched|taken|collected|retrieved|obtained|open up and take)"
 )
-_THE = r"(?:the |an? |our |my )?"
+_THE = r"(?:the |an? |our |my |that )?"
 _SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
 _AUXILIARY = r"(?:'m|'re| am| are| was| were|'ve been| have been)?"
 WANT = (
@@ -83,7 +83,7 @@ CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|
 AFTERTHOUGHT = re.compile(
     r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b"
 )
-QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|can|what if)\b")
+QUESTION = re.compile(r"^(?!(?:so |but |and )*why\b).*\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|can|what if)\b")
 INTENT = re.compile(  # a search, a need or the order of a plan
     _words(
         "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|(?<!where to )find|visit|haven't|have not|not yet"
@@ -171,7 +171,9 @@ GO_AND_FETCH = re.compile(
     rf"|P\b[^.;]*[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH}\b|[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH} [^.;]*P"
 )  # to the fridge to get the apple
 ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$")
-SHORT_ANSWER = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the |an? |our |my )*([PTS])[.!]?$")  # In the fridge.
+SHORT_ANSWER = re.compile(
+    r"^(?:it's |it is |they're |they are )?(?:(?:\w+ ){0,2}?(?:in |on |at |inside ))?(?:the |an? |our |my )*([PTS])[.!]?$"
+)  # In the fridge.
 _NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
 _BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from)\b"
 EXCLUSIVE = re.compile(  # no T unless P is opened
@@ -289,7 +291,7 @@ WANTED = re.compile(
 _IT = r"(?:it|they|them|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)"
 IT_BEFORE_P = re.compile(
     rf"(?<!open )(?<!check )(?<!close )(?<!search )\b(?!it(?: is|'s) (?:\w+ )?(?:\w+ to|that|time)\b){_IT}(?='s\b"
-    rf"| [\w' -]*{AT}{_up_to(2)} P\b)"
+    rf"|(?:'ll|'d)? [\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_SUBJECT = re.compile(
     rf"\b(?:it|they)(?='s\b| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
@@ -302,10 +304,16 @@ ITS_PLACE = re.compile(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabou
 RELATIVE = re.compile(  # "the T that has to be cooled is in P"
     rf"(?<=[TS]) (?:that|which|who|i|we|you|the task|my)\b[^.;,TSP]{{1,40}}? (?={BE}{_up_to(2)} {AT}\b[^.;]*P)"
 )
-COUNTERFACTUAL = re.compile(  # "had it opened P, it would have T by now"
-    r"\b(?:had (?:i|we|you|it|they|the agent)|if (?:i|we|you|it|they|the agent) had)\b[^.;TS]*P[^.;]*\bwould(?:'ve| have)?\b[^.;]*[TS]\b"
+_ACTOR = r"(?:i|we|you|it|they|the agent)"
+_IF = rf"\b(?:had {_ACTOR}|if {_ACTOR}(?: had|'d)?|by|once {_ACTOR}|as soon as {_ACTOR}) (?:\w+ )?(?:go|goes|gone|going|walk\w*|head\w*|open\w*|visit\w*|tr(?:y|ied))\b[^.;TS]*P"
+CONSEQUENCE = re.compile(  # "had it opened P, it would have T by now", "I get T if I go to P", "P would have given us T"
+    rf"^(?!.*\b(?:whether|may|might|perhaps|maybe|find out|know|tell)\b).*(?:{_IF}[^.;]*\b(?:would|will|can|'ll|'d)\b[^.;]*[TS]\b|[TS]\b[^.;]*{_IF}"
+    r"|P would(?:'ve| have) (?!been)\w+[^.;]*[TS]\b)"
 )
-THAT_IS_T = re.compile(r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|all|not|an?|because|since|if|when)\b)(?= .*[TS]\b)")
+THAT_IS_T = re.compile(
+    r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|all|not|an?|because|since|if|when)\b)(?= .*[TS]\b)|\bit(?:'s| is)(?= (?:the )?T's\b)"
+)
+DISLOCATED = re.compile(r"^(?:the|our|my|an?|that) [TS][.!]?$")  # It's on P, the T.
 THAT_IS_WHERE = re.compile(
     r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))?(?: where\b|(?<=place|.spot)(?= (?:the |our |my )?T\b))"
 )
@@ -332,7 +340,7 @@ INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has see
 )
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
-    r",\s+|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
+    rf",\s+(?!{AT} (?:the )?P[.!]?$)|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
     r"|although|whereas|while|given|which is why|hence|therefore|thus|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
     r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits|stands))\b)|and(?= (?:that|it|i|the|we|you|there)\b)) )"
 )
