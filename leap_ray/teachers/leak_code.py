@@ -127,6 +127,8 @@ def _tokens(text: str) -> tuple[str, ...]:
 def _literals(secret: str, reason: str, seen: str) -> str:
     """A path, a file name, a number, a quoted text, an identifier or a value of the secret that the reason names."""
     inside, said, known = normal(secret), normal(reason), normal(seen)
+    if CODE.search(secret):  # "about 30 days" is no literal of a program
+        said = re.sub(r"\b(?:about|around|roughly|approximately) \d+\b", " ", said)
     for token in _tokens(said):
         core = token.strip("*./")
         if _literal(token) and has(inside, token) and not has(known, token) and not has(known, core):
@@ -308,7 +310,8 @@ def _in_order(wanted: Sequence[str], said: Sequence[str]) -> list[str]:
 
 def roughly(secret: str, said: str, known: str) -> str:
     """A number of the secret that the reason gives exactly, or within a twentieth after "about", "just above" and the like."""
-    values = [float(n) for n in _AMOUNT.findall(normal(secret)) if float(n) >= 10]
+    plain = re.sub(r"(?<=\d)[kmgt]i?b?\b", "", normal(secret))  # 417M
+    values = [float(n) for n in _AMOUNT.findall(plain) if float(n) >= 10]
     shown = [float(n) for n in _AMOUNT.findall(all_digits(known))]
     for match, amount, rough in _amounts(said):
         digits = len(str(amount).partition(".")[2]) if amount % 1 else 0

@@ -106,7 +106,7 @@ PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when
 DELIBERATION = re.compile(  # "I should go to P" doubts nothing
     r"\b(?:i|we|you|one|the agent|it)(?:'d| should| would| could| might| may| ought to)(?:'ve| have)?(?: \w+ly| just| better| have)? (?=(?:go"
     r"|walk|head|open|move|turn|start|begin|choose|pick|use|visit|proceed|approach|come|been|gone|be (?:wise|better|best|silly)|take|grab"
-    r"|get|fetch|collect|retrieve)\b)"
+    r"|get|fetch|collect|retrieve)\b)|\bshould be (?=(?:visited|opened|(?:the|my|our) (?:\w+'s )?(?:next|first))\b)"
 )
 _VERB = "|".join(rf"(?<={before} )" for before in ("to", "and", "then", "i", "i'll", "will", "can", "must", "should"))
 PUT = re.compile(
@@ -170,7 +170,7 @@ GO_AND_FETCH = re.compile(
     rf"|P(?:,| and| so)?(?: that| where| there)? ?(?:i|we|you) (?:can|may|get to) (?:\w+ )?{FETCH}{_up_to(3)} [TS]"
     rf"|P\b[^.;]*[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH}\b|[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH} [^.;]*P"
 )  # to the fridge to get the apple
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)[^.!?;PTS]*\?|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$")
+ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)(?:[^.!?;PTS]*\?|!)|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$")
 SHORT_ANSWER = re.compile(
     r"^(?:it's |it is |they're |they are )?(?:(?:\w+ ){0,2}?(?:in |on |at |inside ))?(?:the |an? |our |my )*([PTS])[.!]?$"
 )  # In the fridge.

@@ -47,6 +47,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "sided": ("sides",),
     "sleeve": ("sleeves", "sleeved", "arms"),
     "sole": ("soles",),
+    "space": ("room",),
     "storage": ("store", "stow", "put away"),
     "store": ("stow", "put away", "storage"),
     "teeth": ("tooth",),
@@ -79,7 +80,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
         "not get through",
     ),
     "quality": ("grade",),
-    "quick": ("quickly", "fast", "rapid"),
+    "quick": ("quickly", "fast", "rapid", "in no time", "soon"),
     "resistant": (
         "protect from",
         "protect against",
@@ -141,6 +142,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "non toxic": ("no poison", "no harmful chemicals"),
     "quick drying": ("dry fast", "dry quickly"),
     "slip resistant": ("not slip", "not slide", "good grip"),
+    "storage space": ("offer storage", "have storage", "storage room", "store things", "compartments"),
     "space saving": (
         "save space",
         "take little space",
