@@ -55,7 +55,7 @@ _TALK = re.compile(
 _MAKER = re.compile(r"is|makes?|made|sells?|offers?|brand|one|ones|products?")
 _LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never", "avoid", "exclude", "excluding", "leave"))
 _REFUSED = re.compile(  # of what a product must not have
-    r"^(?:\w+ ){0,3}?(?:(?:must|should|can|may|ought) not|cannot|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome|acceptable)|no go|out|taboo"
+    r"^(?:\w+ ){0,3}?(?:(?:must|should|can|may|ought) not|cannot|(?:must|should|(?:has|have|needs?|ought) to) be (?:absent|avoided|left out|kept out)|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome|acceptable)|no go|out|taboo"
     r"|banned|forbidden|excluded|unwanted|unwelcome|unacceptable))\b"
 )
 

@@ -170,7 +170,7 @@ GO_AND_FETCH = re.compile(
     rf"|P(?:,| and| so)?(?: that| where| there)? ?(?:i|we|you) (?:can|may|get to) (?:\w+ )?{FETCH}{_up_to(3)} [TS]"
     rf"|P\b[^.;]*[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH}\b|[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH} [^.;]*P"
 )  # to the fridge to get the apple
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)(?:[^.!?;PTS]*\?|!)|(?:and |so )*(?:where(?:'s| is| are| did)? )?{_THE}(?:\w+ )?[TS][^.!?;PO]*\?|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$")
+ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)(?:[^.!?;PTS]*\?|!)|(?:and |so )*(?:where(?:'s| is| are| did) [^.!?;PO]*|{_THE}(?:\w+ )?[TS][^.!?;PO]*)\?|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$")
 SHORT_ANSWER = re.compile(
     r"^(?:it's |it is |they're |they are )?(?:(?:\w+ ){0,2}?(?:in |on |at |inside ))?(?:the |an? |our |my )*([PTS])[.!]?$"
 )  # In the fridge.
@@ -219,6 +219,7 @@ PROMISE = re.compile(
     r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|answer|key|solution)\b|^(?:where|location|whereabouts"
     r"|source): (?:the )?P\b"
     rf"|\b(?:it|that|T)(?:'s| is) (?:the )?P,? (?:that |which )?{WANT}|\bP(?:'s| is) (?:the )?(?:one|{_PLACE}) (?:that |which )?{WANT}"
+    r"|\bP (?:is|(?:has to|must|can only) be) it(?= ?(?:$|[.,;!]))"
     rf"|\bP[^.;]*\b{_TRIUMPH}|{_TRIUMPH}[^.;]*\bP\b"
 )
 IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
@@ -297,7 +298,7 @@ IT_SUBJECT = re.compile(
     rf"\b(?:it|they)(?='s\b| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_AFTER_P = re.compile(
-    rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!')"
+    rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!'(?:ll|d|ve))"
 )
 IT_IS_AT_P = re.compile(rf"\bit(?='s| is)(?=(?:'s| is) (?:\w+ )?{AT} (?:the )?P\b)|^it(?='s| is) (?=where\b)")
 ITS_PLACE = re.compile(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabouts)\b)")
@@ -340,8 +341,8 @@ INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has see
 )
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
-    rf",\s+(?!{AT} (?:the )?P[.!]?$)|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
+    rf",\s+(?!{AT} (?:the )?P[.!]?$|where )|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
     r"|although|whereas|while|given|which is why|hence|therefore|thus|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
-    r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits|stands))\b)|and(?= (?:that|it|i|the|we|you|there)\b)) )"
+    r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits|stands))\b)|and(?= (?:that|it|i|the|we|you|there|[PTSO])\b)) )"
 )
 NOT_BUT = re.compile(r"(?:\bnot\b|n't\b).*?\bbut ")
