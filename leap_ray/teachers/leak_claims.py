@@ -19,7 +19,8 @@ Synonyms = Callable[[str], tuple[str, ...]]  # what else an instance's kind is c
 def claims(said: str, known: str, where: Mapping[str, str], synonyms: Synonyms) -> Iterator[str]:
     """The sentences that state where a thing is. `where` maps things to places (both normal), `synonyms` tells other names."""
     others = _other_places(known, where) if where else {}
-    sentences = re.split(r"(?<=[.!?;])\s+", re.sub(r" ?\.\.\.+", " …", said))
+    said = _in_one_word(re.sub(r" ?\.\.\.+", " …", said), known) if where else said
+    sentences = re.split(r"(?<=[.!?;])\s+", said)
     for thing, place in where.items():
         if _observed(known, thing, place):
             continue
@@ -39,6 +40,7 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
         return True
     if asked and not asked.group(1) and pattern.NAMED_FIRST.match(sentence) and not _protected(sentence):
         return True
+    sentence = pattern.ASKED_LAST.sub(r"\1", sentence)  # "It's in P, so why wait?" states the first
     if pattern.QUESTION.search(sentence):
         return False
     if pattern.CONSEQUENCE.search(sentence):
@@ -175,6 +177,13 @@ def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], s
         sentence = numbered(name, aliases).sub("O", sentence)
         sentence = unnumbered(name, aliases).sub("O", sentence) if kind_is_new else sentence
     return re.sub(rf"\b([TS]),? (?:that |which )?{pattern.WANT}\b,?", r"\1", pattern.WANTED.sub("T", sentence))
+
+
+def _in_one_word(said: str, known: str) -> str:
+    """The text with "coffee table" as "coffeetable" where that is a kind that was named, so that it is no other "table"."""
+    for kind in {name.rsplit(" ", 1)[0] for name in re.findall(r"\b[a-z]{6,} \d+\b", known)}:
+        said = re.sub(rf"\b{'[ -]?'.join(kind)}(?=e?s?\b)", kind, said)
+    return said
 
 
 _CONTENTS = re.compile(r"(?:(?:on|in) the ([a-z]+ \d+), you see|the ([a-z]+ \d+) is open\. in it, you see) ([^.]*)")

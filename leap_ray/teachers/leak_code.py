@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from leap_ray.envs.base import Secret
 from leap_ray.teachers.wording import all_digits, common_run, has, normal, stem, words
@@ -106,6 +107,9 @@ def _run(secret: str, reason: str, seen: str) -> str:
         hard = {token for token in tokens if re.fullmatch(r"-{1,2}\w[\w-]*|[a-z]\w*\.[a-z]\w*|\{\}", token)}
         if len((hard - set(known)) & set(said)) >= 3:
             return " ".join(sorted((hard - set(known)) & set(said)))
+        options = [pair for pair in set(pairwise(tokens)) & set(pairwise(said)) if pair[1][0] == "-" and pair[1] not in known]
+        if len({pair[0] for pair in options}) >= 2:  # two commands, each with its option
+            return " ".join(sorted(map(" ".join, options)))
     return ""
 
 

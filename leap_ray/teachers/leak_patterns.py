@@ -83,6 +83,7 @@ CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|
 AFTERTHOUGHT = re.compile(
     r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b"
 )
+ASKED_LAST = re.compile(r"^(?!(?:so |but |and )*(?:why|how|who|what|which|would|should|will|has|have|was|were|did|if|maybe|perhaps)\b)(.*), [^,]*\?$")
 QUESTION = re.compile(r"^(?!(?:so |but |and )*why\b).*\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|can|what if)\b")
 INTENT = re.compile(  # a search, a need or the order of a plan
     _words(
@@ -153,7 +154,7 @@ STATEMENTS = tuple(
     )
 )
 WHERE = re.compile(
-    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|end|ends|must|look|search|check|find)\b).*[TS]\b"
+    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|ends?|look|search|check|find)\b|.*[TS] (?:must|has to|have to|needs? to)\b).*[TS]\b"
     rf"|P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
     rf"|take){_up_to(2)} [TS]\b"
 )
@@ -200,7 +201,7 @@ _PLACE = r"(?:one|place|spot|location|receptacle|container)"
 _TRIUMPH = (  # what one says of a place that ends the search
     r"(?:(?:won't|will not|never|doesn't|does not|not going to) (?:disappoint|fail|let (?:me|us|you) down)"
     r"|(?:search|hunt|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be|are) (?:over|done|solved|finished|at an end))"
-    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode|does the trick"
+    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|(?:'ll|will) succeed|success (?:lies|is|awaits|waits)|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode|does the trick"
     r"|the real (?:thing|deal|one)|the goods)\b"
 )
 PROMISE = re.compile(
