@@ -133,7 +133,7 @@ def _says_where(clause: str, whole: bool) -> bool:
         return not re.search(r"\b(must|needs?|needed|once|after|heat|cool|clean|put|go(?:es)? in)\b", clause)
     if pattern.GO_AND_FETCH.search(clause):
         return not puts and not pattern.PRESUMES.search(clause)
-    particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b", clause)
+    particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b|\bS ?[:=→@>(-]", clause)
     return bool(particular) and not puts and not _protected(clause, whole) and not (whole and pattern.CHOICE.search(clause))  # whatever else brings the two together
 
 

@@ -53,7 +53,7 @@ GUESS = re.compile(
         "|natural|in case",
         "wonder|good (?:place|spot)|promising|(?:first|second|next|best) choice|best bet|likel[iy]\\w*|chances?"
         "|as a rule|in general",
-        "luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
+        "hunch|suspicion|gut|feeling|assumption|hypothesis|luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
         "|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
     )
 )
@@ -77,7 +77,7 @@ IDIOM = re.compile(  # words that look like a guess and are none
     r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would"
     r"|might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought|guessed)\b"
     r"|\b(?:\w+ )?as (?:it|that|this) (?:may |might )?(?:sounds?|seems?|looks?|be)\b|\bagainst all (?:the )?odds\b"
-    r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bcontrary to (?:all )?expectations?\b"
+    r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bif (?:you|we|i) (?:want|need)\b|\bcontrary to (?:all )?expectations?\b"
 )
 CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|or|should)\b")
 AFTERTHOUGHT = re.compile(
@@ -176,7 +176,7 @@ SHORT_ANSWER = re.compile(
     r"^(?:it's |it is |they're |they are )?(?:(?:\w+ ){0,2}?(?:in |on |at |inside ))?(?:the |an? |our |my )*([PTS])[.!]?$"
 )  # In the fridge.
 _NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
-_BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from)\b"
+_BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from|(?:were|was) it not for)\b"
 EXCLUSIVE = re.compile(  # no T unless P is opened
     rf"^(?!.*\b(?:know|tell|say|whether|sure|rule out|decide|if)\b)(?:.*{_NO}.*?[TS]\b.*?{_BUT}.*P|.*{_BUT}.*?P.*?{_NO}.*?[TS])"
 )
@@ -220,7 +220,7 @@ PROMISE = re.compile(
     r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|answer|key|solution)\b|^(?:where|location|whereabouts"
     r"|source): (?:the )?P\b"
     rf"|\b(?:it|that|T)(?:'s| is) (?:the )?P,? (?:that |which )?{WANT}|\bP(?:'s| is) (?:the )?(?:one|{_PLACE}) (?:that |which )?{WANT}"
-    r"|\bP (?:is|(?:has to|must|can only) be) it(?= ?(?:$|[.,;!]))"
+    r"|(?<!not )(?<!n't )\b(?:certain|sure|confident) (?:of|about) (?:the )?P(?= ?(?:$|[.,;!]))|\bP (?:is|(?:has to|must|can only) be) it(?= ?(?:$|[.,;!]))"
     rf"|\bP[^.;]*\b{_TRIUMPH}|{_TRIUMPH}[^.;]*\bP\b"
 )
 IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
@@ -254,7 +254,8 @@ OTHERS_WASTE = re.compile(
 )
 _CANNOT = r"(?:don't|doesn't|do not|does not|won't|will not|can't|cannot)"
 OTHER_LACKS = re.compile(
-    rf"\bO (?:will |all |would )?(?:come|draw|turn)s? (?:up )?(?:empty|an? blank|blanks?|nothing)\b|\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
+    r"\bO (?:has|have|holds?|contains?) (?:only|just)\b|\bneither (?:the )?O nor (?:the )?O (?:has|have|contains?|holds?|hides?)\b(?! been)"
+    rf"|\bO (?:will |all |would )?(?:come|draw|turn)s? (?:up )?(?:empty|an? blank|blanks?|nothing)\b|\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
     rf"|\bO{_up_to(4)} (?:is|are|hold|holds|have|has|contain|contains|will|would|won't|offers?|don't|doesn't|do|does)"
     rf"(?: [\w'-]+){{0,3}}? (?:{_WASTE}|no [TS]|not{_up_to(2)} [TS])\b"
     r"|\b(?:none|neither|nothing) (?:of|in|on|inside)(?: any of)?(?: the| these| those)? (?:\w+ )?O\b[^.;]*"
