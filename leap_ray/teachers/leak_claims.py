@@ -134,7 +134,7 @@ def _says_where(clause: str, whole: bool) -> bool:
     if pattern.GO_AND_FETCH.search(clause):
         return not puts and not pattern.PRESUMES.search(clause)
     particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b|\bS ?[:=→@>(-]", clause)
-    return bool(particular) and not puts and not _protected(clause, whole) and not (whole and pattern.CHOICE.search(clause))  # whatever else brings the two together
+    return bool(particular) and not puts and not _protected(clause, whole) and not (whole and pattern.APART.search(clause))  # whatever else brings the two together
 
 
 def _protected(clause: str, whole: bool = True) -> bool:

@@ -53,7 +53,7 @@ GUESS = re.compile(
         "|natural|in case",
         "wonder|good (?:place|spot)|promising|(?:first|second|next|best) choice|best bet|likel[iy]\\w*|chances?"
         "|as a rule|in general",
-        "hunch|suspicion|gut|feeling|assumption|hypothesis|luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
+        "hoping|odds|experience|comes? to mind|together|hunch|suspicion|gut|feeling|assumption|hypothesis|luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
         "|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
     )
 )
@@ -90,17 +90,20 @@ INTENT = re.compile(  # a search, a need or the order of a plan
         "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|(?<!where to )find|visit|haven't|have not|not yet"
         "|unsearched|unexplored|unvisited|unseen",
         "needs?|needed|has to|have to|must(?! be (?:in|on|at|inside)\\b)|want|plan|goal|task|destination|ready to|goes?",
-        "then|later|next|first|finally|eventually|start|begin|rules? out|such as|for an? [TS]|hold|holding|in (?:my )?hands?",
+        "then|later|next|first|finally|eventually|start|begin|rules? out|such as|for an? [TS]|hold|holding|in (?:my )?hands?|mind|(?:my|a|one) pick|hunt\\w*|quest|begins?"
+        "|remains? to",
     )
     + r"|\b(?:once|after|when|while|until|till|before|as soon as|where(?! to find))\b[^P]*[TS]|[TS] (?:in|on)to\b"
 )
 NEGATION = re.compile(_words("no|not|never|nothing|neither|nor|without|none|lack|missing|\\w+n't"))
-CHOICE = re.compile(  # why one place is tried before another, and what T is apart from its place
+_AND = r"\b(?:and|but|so|or|then|therefore|hence)\b(?! (?:it|there|that)\b)"
+APART = re.compile(  # why one place is tried before another, and what T is apart from its place
     _words(
         "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left|remaining|order"
         "|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea|kind|sort|size|small|object",
     )
     + rf"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b(?! (?:\w+ly )?(?:{BE}|{AT}|there|here|up|down)\b)"
+    rf"|[TS]\b[^PTS]*{_AND}[^PTS]*P|P[^PTS]*{_AND}[^PTS]*[TS]\b"
 )
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
 PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))
@@ -120,20 +123,20 @@ BY_SOMEONE = re.compile(
 )
 GENERAL = re.compile(
     r"(?<!the )(?<!both )(?<!these )(?<!those )(?<!our )(?<!my )(?<!two )\bS (?:are (?:\w+ed|kept|put|left|found|hung|thrown)|kept|stored|found|put|left|go|get|stand|lie"
-    r"|sit|hang|live|end up)\b|\b(?:like|such as) S\b"
+    r"|sit|hang|live|end up)\b|\b(?:like|such as) (?:the |an? )?[TS]\b|\b(?:every|each|any|most) P\b"
 )
 
 # --- statements that T is at P, each with an example
 
 STATEMENTS = tuple(
     (example, re.compile(pattern))
-    for example, pattern in (        ("T is in P", rf"[TS](?:'s|,?{_up_to(3)} {BE}){_up_to(3)} {AT}{_up_to(4)} P"),
-        ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;]{{0,30}}? [TS]"),
+    for example, pattern in (        ("T is in P", rf"[TS](?:'s|,?(?: (?!(?:and|but|so|or)\b)[\w'-]+){{0,3}}? {BE}){_up_to(3)} {AT}{_up_to(4)} P"),
+        ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;,]{{0,30}}? [TS]"),
         (
             "P next to me has T",
             rf"P(?:,? (?!(?:i|we|you|but|and|so|has|have)\b)[\w'-]+){{0,6}},? {HAS} {_THE}(?:some |exactly )?[TS]\b",
         ),
-        ("P is the one with T", rf"P{_up_to(3)} with{_up_to(2)} [TS]"),
+        ("P is the one with T", rf"P{_up_to(3)} with{_up_to(2)} [TS](?! in\b| on my\b)"),
         (
             "you will find T in P",
             rf"(?:(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to)|you|one) (?:finds?"
@@ -150,11 +153,11 @@ STATEMENTS = tuple(
             rf"P\b[^.;?]*?(?:(?:'ll| will| shall| going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot|be \w+ at)"
             rf"| (?:reveals?|uncovers?|exposes?|turns? up|brings? up|produces?|(?:gets?|gives?|shows?|brings?|hands?) (?:me|us|you)))\b{_up_to(3)} [TS]",
         ),
-        ("P and T is mine", r"P\b[^.;?]*[TS](?:'s| is| are| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag|within reach)\b"),
+        ("P and T is mine", r"P\b[^.;?]*[TS](?:'s| is| are| becomes?| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag|within reach|accessible)\b"),
     )
 )
 WHERE = re.compile(
-    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|ends?|look|search|check|find)\b|.*[TS] (?:must|has to|have to|needs? to)\b).*[TS]\b"
+    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|ends?|look|search|check|find)\b|.*[TS] (?:must|has to|have to|needs? to)\b)[^,]*[TS]\b"
     rf"|P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
     rf"|take){_up_to(2)} [TS]\b"
 )
