@@ -38,7 +38,7 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
     asked, answer = pattern.ASKED.search(before), pattern.SHORT_ANSWER.search(sentence)
     if asked and answer and bool(asked.group(1)) != (answer.group(1) == "P") and not _protected(sentence):
         return True
-    if asked and not asked.group(1) and pattern.NAMED_FIRST.match(sentence) and not _protected(sentence):
+    if asked and not asked.group(1) and pattern.NAMED_FIRST.match(sentence) and not pattern.GUESS.search(sentence):
         return True
     sentence = pattern.ASKED_LAST.sub(r"\1", sentence)  # "It's in P, so why wait?" states the first
     if pattern.QUESTION.search(sentence):

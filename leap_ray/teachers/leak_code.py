@@ -327,7 +327,7 @@ def roughly(secret: str, said: str, known: str) -> str:
 
 def _near(amount: float, value: float, rough: bool) -> bool:
     """Whether one number stands for the other: the same, or within a twentieth (of small ones, within what tens round off)."""
-    return abs(value - amount) <= (max(0.05 * value, 4 if value >= 20 else 0) if rough else 0)
+    return abs(value - amount) <= (max(0.05 * value, 4 if value >= 20 else 1) if rough else 0)
 
 
 def _amounts(said: str) -> Iterator[tuple[str, float, bool]]:

@@ -74,8 +74,8 @@ CERTAIN = re.compile(
 IDIOM = re.compile(  # words that look like a guess and are none
     r"\b(?:no need to|stop|without|instead of|no more|rather than) guess(?:ing)?\b"
     r"|,? ?as (?:good )?luck would have it,?"
-    r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would"
-    r"|might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought|guessed)\b"
+    r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you)(?:'d| would"
+    r"| might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought|guessed)\b"
     r"|\b(?:\w+ )?as (?:it|that|this) (?:may |might )?(?:sounds?|seems?|looks?|be)\b|\bagainst all (?:the )?odds\b"
     r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bif (?:you|we|i) (?:want|need)\b|\bcontrary to (?:all )?expectations?\b"
 )
@@ -183,7 +183,7 @@ _BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|a
 EXCLUSIVE = re.compile(  # no T unless P is opened
     rf"^(?!.*\b(?:know|tell|say|whether|sure|rule out|decide|if)\b)(?:.*{_NO}.*?[TS]\b.*?{_BUT}.*P|.*{_BUT}.*?P.*?{_NO}.*?[TS])"
 )
-NAMED_FIRST = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P, (?!so|then|and)")  # The apple? The fridge, of course.
+NAMED_FIRST = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P, (?!so|then|and|first|next)")  # The apple? The fridge, of course.
 LEADS_TO = re.compile(  # It has to be chilled, and that means the fridge.
     r"\b(?:that|this|which|it|so) (?:means?|says|spells|can only (?:mean|be)|must be|has to be) (?:in |on |at |inside )?(?:the )?P(?= ?(?:$|[.,;!]))"
 )
@@ -204,12 +204,12 @@ _PLACE = r"(?:one|place|spot|location|receptacle|container)"
 _TRIUMPH = (  # what one says of a place that ends the search
     r"(?:(?:won't|will not|never|doesn't|does not|not going to) (?:disappoint|fail|let (?:me|us|you) down)"
     r"|(?:search|hunt|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be|are) (?:over|done|solved|finished|at an end))"
-    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|(?:'ll|will) succeed|success (?:lies|is|awaits|waits)|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode|does the trick"
+    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|(?:'ll|will) succeed|success (?:lies|is|awaits|waits)|(?:can't|cannot|won't) (?:be|go) wrong|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode|does the trick"
     r"|the real (?:thing|deal|one)|the goods)\b"
 )
 PROMISE = re.compile(
     rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}|\bonly (?:the )?P does\b"
-    rf"|\bno further than (?:the )?P\b"
+    rf"|\b(?:one|only) {_PLACE} (?:that|which) (?:will )?(?:pays?|works?|matters?|counts?|helps?) is (?:the )?P\b|\bno further than (?:the )?P\b"
     r"|\bP (?:will|is (?:sure|certain|bound|guaranteed|going) to) (?:certainly |surely |definitely )?"
     r"(?:pay off|give|yield|lead to|deliver|contain|have|hold)\b|\bP (?:always )?pays off"
     rf"|\bP is (?:\w+ )?(?:the )?(?:right|correct|winning|true) (?:\w+ )?(?:{_PLACE}|answer|choice|target)\b"
@@ -300,7 +300,7 @@ IT_BEFORE_P = re.compile(
     rf"|(?:'ll|'d)? [\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_SUBJECT = re.compile(
-    rf"\b(?:it|they)(?='s\b| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
+    rf"\b(?:it|they)(?='s\b(?! (?:the )?P (?:that|which|where|i)\b)| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_AFTER_P = re.compile(
     rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!'(?:ll|d|ve))"
@@ -311,7 +311,7 @@ RELATIVE = re.compile(  # "the T that has to be cooled is in P"
     rf"(?<=[TS]) (?:that|which|who|i|we|you|the task|my)\b[^.;,TSP]{{1,40}}? (?={BE}{_up_to(2)} {AT}\b[^.;]*P)"
 )
 _ACTOR = r"(?:i|we|you|it|they|the agent)"
-_IF = rf"\b(?:had {_ACTOR}|if {_ACTOR}(?: had|'d)?|by|once {_ACTOR}|as soon as {_ACTOR}) (?:\w+ )?(?:go|goes|gone|going|walk\w*|head\w*|open\w*|visit\w*|tr(?:y|ied))\b[^.;TS]*P"
+_IF = rf"\b(?:had {_ACTOR}|if {_ACTOR}(?: had|'d)?|by|once {_ACTOR}|as soon as {_ACTOR}) (?:\w+ ){{0,2}}(?:go|goes|gone|going|walk\w*|head\w*|open\w*|visit\w*|tr(?:y|ied))\b[^.;TS]*P"
 CONSEQUENCE = re.compile(  # "had it opened P, it would have T by now", "I get T if I go to P", "P would have given us T"
     rf"^(?!.*\b(?:whether|may|might|perhaps|maybe|find out|know|tell)\b).*(?:{_IF}[^.;]*\b(?:would|will|can|'ll|'d)\b[^.;]*[TS]\b|[TS]\b[^.;]*{_IF}"
     r"|P would(?:'ve| have) (?!been)\w+[^.;]*[TS]\b)"
@@ -347,7 +347,7 @@ INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has see
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
     rf",\s+(?!{AT} (?:the )?P[.!]?$|where )|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
-    r"|although|whereas|while|given|which is why|hence|therefore|thus|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
+    r"|although|whereas|while|given|on account of|due to|thanks to|owing to|which is why|hence|therefore|thus|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
     r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits|stands))\b)|and(?= (?:that|it|i|the|we|you|there|[PTSO])\b)) )"
 )
 NOT_BUT = re.compile(r"(?:\bnot\b|n't\b).*?\bbut ")
