@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from leap_ray.teachers import leak_patterns as pattern
 from leap_ray.teachers.wording import INSTANCE, has, numbered, unnumbered
@@ -125,7 +126,7 @@ def _says_where(clause: str, whole: bool) -> bool:
         return True
     if pattern.GUESS.search(clause) and not certain:
         return False
-    if pattern.WHERE.search(clause):
+    if pattern.WHERE.search(clause) and not pattern.GENERAL.search(clause):
         return True
     if any(m and not pattern.NEGATION.search(m.group(0)) for m in (p.search(clause) for _, p in pattern.STATEMENTS)):
         return not puts and not pattern.GENERAL.search(clause)
@@ -165,11 +166,7 @@ def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], s
         aliases = synonyms(name)
         if INSTANCE.fullmatch(name):
             sentence = numbered(name, aliases).sub(mark, sentence)
-            several = mark.replace("T", "S")
-            sentence = unnumbered(name, aliases).sub(
-                lambda m, s=several, o=mark: s if m.group(0).endswith("s") and not m.group(0).endswith("ss") else o,
-                sentence,
-            )
+            sentence = unnumbered(name, aliases).sub(partial(_mark_of, mark=mark), sentence)
         else:
             sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", mark, sentence)
     for name, kind_is_new in others.items():
@@ -184,6 +181,16 @@ def _in_one_word(said: str, known: str) -> str:
     for kind in {name.rsplit(" ", 1)[0] for name in re.findall(r"\b[a-z]{6,} \d+\b", known)}:
         said = re.sub(rf"\b{'[ -]?'.join(kind)}(?=e?s?\b)", kind, said)
     return said
+
+
+def _mark_of(match: re.Match[str], mark: str) -> str:
+    """T, S or P of a kind's name without a number; "drawers" without an article are drawers in general."""
+    name, before = match.group(0), match.string[: match.start()]
+    if not name.endswith("s") or name.endswith("ss"):
+        return mark
+    if mark == "T":
+        return "S"
+    return mark if re.search(r"\b(?:the|these|those|both|our|my|two|three|four|five|all|of|\d+) $", before) else name
 
 
 _CONTENTS = re.compile(r"(?:(?:on|in) the ([a-z]+ \d+), you see|the ([a-z]+ \d+) is open\. in it, you see) ([^.]*)")

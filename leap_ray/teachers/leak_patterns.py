@@ -123,7 +123,7 @@ BY_SOMEONE = re.compile(
 )
 GENERAL = re.compile(
     r"(?<!the )(?<!both )(?<!these )(?<!those )(?<!our )(?<!my )(?<!two )\bS (?:are (?:\w+ed|kept|put|left|found|hung|thrown)|kept|stored|found|put|left|go|get|stand|lie"
-    r"|sit|hang|live|end up)\b|\b(?:like|such as) (?:the |an? )?[TS]\b|\b(?:every|each|any|most) P\b"
+    r"|sit|hang|live|end up)\b|\b(?:like|such as) (?:the |an? )?[TS]\b|\b(?:every|each|any|most) P\b|\ban? P is where\b|\ban? T (?!is|was|lies|sits)\w+(?: \w+)? in an? P\b"
 )
 
 # --- statements that T is at P, each with an example
