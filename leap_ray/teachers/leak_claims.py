@@ -135,15 +135,17 @@ def _says_where(clause: str, whole: bool) -> bool:
     if pattern.GO_AND_FETCH.search(clause):
         return not puts and not pattern.PRESUMES.search(clause)
     particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b|\bS ?[:=→@>(-]", clause)
-    return bool(particular) and not puts and not _protected(clause, whole) and not (whole and pattern.APART.search(clause))  # whatever else brings the two together
+    apart = whole and pattern.APART.search(clause)
+    return bool(particular) and not (puts or apart or _protected(clause, whole))
 
 
 def _protected(clause: str, whole: bool = True) -> bool:
     """Whether a clause guesses, searches, plans, negates or says what is so in general."""
     if pattern.GUESS.search(clause) or pattern.GENERAL.search(clause):
         return True
+    # What comes after both in one clause no longer decides what they have to do with each other.
     both = None if whole else re.match(r".*?P.*?[TS]\b|.*?[TS]\b.*?P", clause)
-    start = both.group(0) if both else clause  # what comes after both in one clause no longer decides what they have to do with another
+    start = both.group(0) if both else clause
     return bool(pattern.INTENT.search(start) or pattern.NEGATION.search(start))
 
 

@@ -41,6 +41,7 @@ _ROUGHLY = (
 )
 _AMOUNT = re.compile(r"(?<![\w.-])\$?(\d+(?:\.\d+)?)(?! ?(?:st|nd|rd|th)\b)(?![\w-]|\.\d)")
 _SQL = re.compile(r"^\s*(?:select|with)\b", re.I)
+_PROGRAM = re.compile(r"(?:md|sha|base|bzip|python)\d+(?:sum)?")
 _SMALL = frozenset(
     ("a", "an", "the", "of", "in", "to", "and", "it", "is", "by", "on", "for", "with", "from", "as", "that")
 )
@@ -107,7 +108,8 @@ def _run(secret: str, reason: str, seen: str) -> str:
         hard = {token for token in tokens if re.fullmatch(r"-{1,2}\w[\w-]*|[a-z]\w*\.[a-z]\w*|\{\}", token)}
         if len((hard - set(known)) & set(said)) >= 3:
             return " ".join(sorted((hard - set(known)) & set(said)))
-        options = [pair for pair in set(pairwise(tokens)) & set(pairwise(said)) if pair[1][0] == "-" and pair[1] not in known]
+        pairs = set(pairwise(tokens)) & set(pairwise(said))
+        options = [pair for pair in pairs if pair[1].startswith("-") and pair[1] not in known]
         if len({pair[0] for pair in options}) >= 2:  # two commands, each with its option
             return " ".join(sorted(map(" ".join, options)))
     return ""
@@ -160,12 +162,11 @@ def _literals(secret: str, reason: str, seen: str) -> str:
 
 def _literal(token: str) -> bool:
     """A token that one does not simply guess: a path, a file name, a number of two digits or more. No flag, no plain word."""
-    if token.startswith("-") or len(token) < 2 or re.fullmatch(r"(?:md|sha|base|bzip|python)\d+(?:sum)?", token):  # programs
+    if token.startswith("-") or len(token) < 2 or _PROGRAM.fullmatch(token):
         return False
     path = r"[/~.]?[\w.*-]*(/[\w.*-]*)+"
-    return bool(
-        re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:-]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*|%\w@?", token)
-    )
+    name = r"[\w*-]+\.[a-z]\w{0,4}|[a-z]+_\w+|\w*\d\w*[a-z]\w*"
+    return bool(re.fullmatch(rf"{path}|{name}|\d[\d.,:-]+[a-z]{{0,2}}|%\w@?", token))
 
 
 def _digit(secret: str, said: str) -> str:
@@ -296,7 +297,8 @@ def _aloud(secret: Secret, reason: str, seen: str) -> str:
         new = [word for word in common if word not in known and word not in _SMALL]
         if len(common) >= least and len(new) >= max(2, min(4, len(wanted) - 1)):
             return " ".join(common)
-        if len(common) >= 6 and len(new) >= 5 and not _SQL.match(secret.text):  # a pipeline in part; SQL's words are everybody's
+        in_part = len(common) >= 6 and len(new) >= 5
+        if in_part and not _SQL.match(secret.text):  # of a pipeline; SQL's words are everybody's
             return " ".join(common)
     return ""
 

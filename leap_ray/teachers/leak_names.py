@@ -49,13 +49,21 @@ _VAGUE = frozenset(
     )
 )
 _TALK = re.compile(
-    r" (?:to|query|queries|search|searches|step|change|changes|list|number|phrase|part|start|way|thing|things|move|amount"
+    r" (?:to|query|queries|search|searches|step|change|changes|list|number|phrase|part|start|way|thing|things|move"
+    r"|amount"
     r"|difference|problem|set|word|words|of|by|page|result|results|description|match|choice|idea)\b"
 )
 _MAKER = re.compile(r"is|makes?|made|sells?|offers?|brand|one|ones|products?")
-_LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never", "avoid", "exclude", "excluding", "leave"))
+_LACK = frozenset(
+    (
+        *("no", "not", "non", "nothing", "without", "free", "zero", "lack", "never"),
+        *("avoid", "exclude", "excluding", "leave"),
+    )
+)
 _REFUSED = re.compile(  # of what a product must not have
-    r"^(?:\w+ ){0,3}?(?:(?:must|should|can|may|ought) not|cannot|(?:must|should|(?:has|have|needs?|ought) to) be (?:absent|avoided|left out|kept out)|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome|acceptable)|no go|out|taboo"
+    r"^(?:\w+ ){0,3}?(?:(?:must|should|can|may|ought) not|cannot|(?:must|should|(?:has|have|needs?"
+    r"|ought) to) be (?:absent|avoided|left out|kept out)|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome"
+    r"|acceptable)|no go|out|taboo"
     r"|banned|forbidden|excluded|unwanted|unwelcome|unacceptable))\b"
 )
 
@@ -92,7 +100,8 @@ def option(secret: Secret, said: str, known: str) -> str:
     numeric = any(c.isdigit() for c in value)
     measures = [word for word in value.split() if "x" in word and word[0].isdigit() and not has(known, word)]
     of = re.fullmatch(r"(\d\w*) (\w+)", value)  # "24 count"
-    if any(has(said, measure) for measure in measures) or (of and has(said, f"{of[2]} of {of[1]}") and not has(known, value)):
+    amounts = [*measures, *([f"{of[2]} of {of[1]}"] if of and not has(known, value) else [])]
+    if any(has(said, amount) for amount in amounts):
         return secret.text
     named = has(spaced(said), value) if numeric else attribute(secret, said, known)
     return secret.text if named and not offered else ""
@@ -114,7 +123,8 @@ def spaced(text: str) -> str:
 
 
 _REQUIRES = re.compile(
-    r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted|called for)\b"
+    r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted"
+    r"|called for)\b"
 )
 
 
@@ -186,9 +196,8 @@ def _lacks(thing: list[str], text: _Text) -> bool:
     places = [i for i in range(len(text.stems)) if text.stems[i : i + len(thing)] == thing]
     before = [set(text.words[max(0, i - 3) : i]) for i in places]
     after = [text.words[i + len(thing) : i + len(thing) + 6] for i in places]
-    return any(_LACK & few and not {"i", "we", "you"} & few for few in before) or any(  # "I should not" is no requirement
-        _REFUSED.search(" ".join(few)) for few in after
-    )
+    lacking = any(_LACK & few and not {"i", "we", "you"} & few for few in before)  # "I should not" is no requirement
+    return lacking or any(_REFUSED.search(" ".join(few)) for few in after)
 
 
 # --- products

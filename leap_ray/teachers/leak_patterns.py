@@ -26,12 +26,13 @@ HAS = (
     r"|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter|carry)ing|containing|holding)"
 )
 FETCH = (
-    r"(?:take|grab|get|fetch|collect|retrieve|obtain|acquire|secure|recover|claim|pick(?:ing|ed)? up|taking|getting|grabbing"
+    r"(?:take|grab|get|fetch|collect|retrieve|obtain|acquire|secure|recover|claim|pick(?:ing|ed)? up|taking|getting"
+    r"|grabbing"
     r"|fetched|taken|collected|retrieved|obtained|open up and take)"
 )
 _THE = r"(?:the |an? |our |my |that )?"
-_SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
-_AUXILIARY = r"(?:'m|'re| am| are| was| were|'ve been| have been)?"
+_SUBJECT_PRONOUN = r"(?:i|we|you|the agent)(?: (?:really|still|just|actually|now))?"
+_AUXILIARY = r"(?:'m|'re| am| is| are| was| were|'ve been| have been)?"
 WANT = (
     rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
     rf"|hunting(?: for)?|looking for"
@@ -53,14 +54,13 @@ GUESS = re.compile(
         "|natural|in case",
         "wonder|good (?:place|spot)|promising|(?:first|second|next|best) choice|best bet|likel[iy]\\w*|chances?"
         "|as a rule|in general",
-        "hoping|odds|experience|comes? to mind|together|hunch|suspicion|gut|feeling|assumption|hypothesis|luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
+        "hoping|odds|experience|comes? to mind|together|hunch|suspicion|gut|feeling|assumption|hypothesis",
+        "luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
         "|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
     )
 )
 HEDGE = re.compile(
-    _words(
-        "might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|once"
-    )
+    _words("might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|once")
 )
 CERTAIN = re.compile(
     r"(?<!not )(?<!n't )(?<!never )"
@@ -75,23 +75,30 @@ IDIOM = re.compile(  # words that look like a guess and are none
     r"\b(?:no need to|stop|without|instead of|no more|rather than) guess(?:ing)?\b"
     r"|,? ?as (?:good )?luck would have it,?"
     r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you)(?:'d| would"
-    r"| might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought|guessed)\b"
+    r"| might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought"
+    r"|guessed)\b"
     r"|\b(?:\w+ )?as (?:it|that|this) (?:may |might )?(?:sounds?|seems?|looks?|be)\b|\bagainst all (?:the )?odds\b"
-    r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bif (?:you|we|i) (?:want|need)\b|\bcontrary to (?:all )?expectations?\b"
+    r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bif (?:you|we"
+    r"|i) (?:want|need)\b|\bcontrary to (?:all )?expectations?\b"
 )
 CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|or|should)\b")
 AFTERTHOUGHT = re.compile(
     r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b"
 )
-ASKED_LAST = re.compile(r"^(?!(?:so |but |and )*(?:why|how|who|what|which|would|should|will|has|have|was|were|did|if|maybe|perhaps)\b)(.*), [^,]*\?$")
-QUESTION = re.compile(r"^(?!(?:so |but |and )*why\b).*\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|can|what if)\b")
+ASKED_LAST = re.compile(  # It's in P, so why wait?
+    r"^(?!(?:so |but |and )*(?:why|how|who|what|which|would|should|will|has|have|was|were|did|if|maybe|perhaps)\b)"
+    r"(.*), [^,]*\?$"
+)
+QUESTION = re.compile(
+    r"^(?!(?:so |but |and )*why\b).*\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|can|what if)\b"
+)
 INTENT = re.compile(  # a search, a need or the order of a plan
     _words(
-        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|(?<!where to )find|visit|haven't|have not|not yet"
-        "|unsearched|unexplored|unvisited|unseen",
+        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|(?<!where to )find|visit",
+        "haven't|have not|not yet|unsearched|unexplored|unvisited|unseen",
         "needs?|needed|has to|have to|must(?! be (?:in|on|at|inside)\\b)|want|plan|goal|task|destination|ready to|goes?",
-        "then|later|next|first|finally|eventually|start|begin|rules? out|such as|for an? [TS]|hold|holding|in (?:my )?hands?|mind|(?:my|a|one) pick|hunt\\w*|quest|begins?"
-        "|remains? to",
+        "then|later|next|first|finally|eventually|start|begins?|rules? out|such as|for an? [TS]|hold|holding"
+        "|in (?:my )?hands?|mind|(?:my|a|one) pick|hunt\\w*|quest|remains? to",
     )
     + r"|\b(?:once|after|when|while|until|till|before|as soon as|where(?! to find))\b[^P]*[TS]|[TS] (?:in|on)to\b"
 )
@@ -99,17 +106,20 @@ NEGATION = re.compile(_words("no|not|never|nothing|neither|nor|without|none|lack
 _AND = r"\b(?:and|but|so|or|then|therefore|hence)\b(?! (?:it|there|that)\b)"
 APART = re.compile(  # why one place is tried before another, and what T is apart from its place
     _words(
-        "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left|remaining|order"
-        "|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea|kind|sort|size|small|object",
+        "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left"
+        "|remaining|order|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea|kind|sort|size|small|object",
     )
-    + rf"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b(?! (?:\w+ly )?(?:{BE}|{AT}|there|here|up|down)\b)"
+    + r"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b"
+    + rf"(?! (?:\w+ly )?(?:{BE}|{AT}|there|here|up|down)\b)"
     rf"|[TS]\b[^PTS]*{_AND}[^PTS]*P|P[^PTS]*{_AND}[^PTS]*[TS]\b"
 )
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
 PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))
 DELIBERATION = re.compile(  # "I should go to P" doubts nothing
-    r"\b(?:i|we|you|one|the agent|it)(?:'d| should| would| could| might| may| ought to)(?:'ve| have)?(?: \w+ly| just| better| have)? (?=(?:go"
-    r"|walk|head|open|move|turn|start|begin|choose|pick|use|visit|proceed|approach|come|been|gone|be (?:wise|better|best|silly)|take|grab"
+    r"\b(?:i|we|you|one|the agent|it)(?:'d| should| would| could| might| may| ought to)(?:'ve| have)?(?: \w+ly| just"
+    r"| better| have)? (?=(?:go"
+    r"|walk|head|open|move|turn|start|begin|choose|pick|use|visit|proceed|approach|come|been|gone|be (?:wise|better"
+    r"|best|silly)|take|grab"
     r"|get|fetch|collect|retrieve)\b)|\bshould be (?=(?:visited|opened|(?:the|my|our) (?:\w+'s )?(?:next|first))\b)"
 )
 _VERB = "|".join(rf"(?<={before} )" for before in ("to", "and", "then", "i", "i'll", "will", "can", "must", "should"))
@@ -122,15 +132,21 @@ BY_SOMEONE = re.compile(
     r"|dropped|set)\b"
 )
 GENERAL = re.compile(
-    r"(?<!the )(?<!both )(?<!these )(?<!those )(?<!our )(?<!my )(?<!two )\bS (?:are (?:\w+ed|kept|put|left|found|hung|thrown)|kept|stored|found|put|left|go|get|stand|lie"
-    r"|sit|hang|live|end up)\b|\b(?:like|such as) (?:the |an? )?[TS]\b|\b(?:every|each|any|most) P\b|\ban? P is where\b|\ban? T (?!is|was|lies|sits)\w+(?: \w+)? in an? P\b"
+    r"(?<!the )(?<!both )(?<!these )(?<!those )(?<!our )(?<!my )(?<!two )\bS (?:are (?:\w+ed|kept|put|left|found"
+    r"|hung|thrown)|kept|stored|found|put|left|go|get|stand|lie"
+    r"|sit|hang|live|end up)\b|\b(?:like|such as) (?:the |an? )?[TS]\b|\b(?:every|each|any|most) P\b"
+    r"|\ban? P is where\b|\ban? T (?!is|was|lies|sits)\w+(?: \w+)? in an? P\b"
 )
 
 # --- statements that T is at P, each with an example
 
 STATEMENTS = tuple(
     (example, re.compile(pattern))
-    for example, pattern in (        ("T is in P", rf"[TS](?:'s|,?(?: (?!(?:and|but|so|or)\b)[\w'-]+){{0,3}}? {BE}){_up_to(3)} {AT}{_up_to(4)} P"),
+    for example, pattern in (
+        (
+            "T is in P",
+            rf"[TS](?:'s|,?(?: (?!(?:and|but|so|or)\b)[\w'-]+){{0,3}}? {BE}){_up_to(3)} {AT}{_up_to(4)} P",
+        ),
         ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;,]{{0,30}}? [TS]"),
         (
             "P next to me has T",
@@ -150,14 +166,21 @@ STATEMENTS = tuple(
         ),
         (
             "P opened, you will have T",
-            rf"P\b[^.;?]*?(?:(?:'ll| will| shall| going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot|be \w+ at)"
-            rf"| (?:reveals?|uncovers?|exposes?|turns? up|brings? up|produces?|(?:gets?|gives?|shows?|brings?|hands?) (?:me|us|you)))\b{_up_to(3)} [TS]",
+            rf"P\b[^.;?]*?(?:(?:'ll| will| shall| going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot"
+            r"|be \w+ at)"
+            r"| (?:reveals?|uncovers?|exposes?|turns? up|brings? up|produces?|(?:gets?|gives?|shows?|brings?"
+            rf"|hands?) (?:me|us|you)))\b{_up_to(3)} [TS]",
         ),
-        ("P and T is mine", r"P\b[^.;?]*[TS](?:'s| is| are| becomes?| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag|within reach|accessible)\b"),
+        (
+            "P and T is mine",
+            r"P\b[^.;?]*[TS](?:'s| is| are| becomes?| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag"
+            r"|within reach|accessible)\b",
+        ),
     )
 )
 WHERE = re.compile(
-    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|ends?|look|search|check|find)\b|.*[TS] (?:must|has to|have to|needs? to)\b)[^,]*[TS]\b"
+    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|ends?|look|search|check|find)\b|.*[TS] (?:must"
+    r"|has to|have to|needs? to)\b)[^,]*[TS]\b"
     rf"|P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
     rf"|take){_up_to(2)} [TS]\b"
 )
@@ -165,34 +188,41 @@ _NEXT = r"(?:the (?:next|other|second|last)(?: one)?|another(?: one)?)"
 FETCH_FROM = re.compile(
     rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} (?:[TS]|{_NEXT}){_up_to(2)} (?:from|out of"
     rf"|off){_up_to(3)} P"
-    rf"|\bfrom (?:the )?P,? (?:i|we) (?:\w+ )?(?:{FETCH}|bring|move|carry){_up_to(3)} [TS]"
-    rf"|[TS] [^.;,]*\bfrom (?:the )?P\b"
-    rf"|[TS]{_up_to(3)} {FETCH} (?:from|out of|off){_up_to(3)} P"
+    r"|[TS] [^.;,]*\bfrom (?:the )?P\b"
 )
 GO_AND_FETCH = re.compile(
-    rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)"
-    rf"|P(?:,| and| so)?(?: that| where| there)? ?(?:i|we|you) (?:can|may|get to) (?:\w+ )?{FETCH}{_up_to(3)} [TS]"
-    rf"|P\b[^.;]*[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH}\b|[TS] (?:can|will|is to|are to)(?: \w+)? be {FETCH} [^.;]*P"
+    rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]"
+    rf"|pick {_THE}[TS] up)"
 )  # to the fridge to get the apple
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:[^.!?;]*(P)(?:[^.!?;PTS]*\?|!)|(?:and |so )*(?:where(?:'s| is| are| did) [^.!?;PO]*|{_THE}(?:\w+ )?[TS][^.!?;PO]*)\?|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$")
+ASKED = re.compile(  # The apple? What is in P? I need an apple.
+    rf"(?:^|[.!?;] )(?:[^.!?;]*(P)(?:[^.!?;PTS]*\?|!)"
+    rf"|(?:and |so )*(?:where(?:'s| is| are| did) [^.!?;PO]*|{_THE}(?:\w+ )?[TS][^.!?;PO]*)\?"
+    rf"|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$"
+)
 SHORT_ANSWER = re.compile(
-    r"^(?:it's |it is |they're |they are )?(?:(?:\w+ ){0,2}?(?:in |on |at |inside ))?(?:the |an? |our |my )*([PTS])[.!]?$"
+    r"^(?:it's |it is |they're |they are )?(?:(?:\w+ ){0,2}?(?:in |on |at |inside ))?(?:the |an? |our "
+    r"|my )*([PTS])[.!]?$"
 )  # In the fridge.
 _NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
 _BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from|(?:were|was) it not for)\b"
 EXCLUSIVE = re.compile(  # no T unless P is opened
-    rf"^(?!.*\b(?:know|tell|say|whether|sure|rule out|decide|if)\b)(?:.*{_NO}.*?[TS]\b.*?{_BUT}.*P|.*{_BUT}.*?P.*?{_NO}.*?[TS])"
+    rf"^(?!.*\b(?:know|tell|say|whether|sure|rule out|decide|if)\b)(?:.*{_NO}.*?[TS]\b.*?{_BUT}.*P"
+    rf"|.*{_BUT}.*?P.*?{_NO}.*?[TS])"
 )
-NAMED_FIRST = re.compile(r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P, (?!so|then|and|first|next)")  # The apple? The fridge, of course.
+NAMED_FIRST = re.compile(  # The apple? The fridge, of course.
+    r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P, (?!so|then|and|first|next)"
+)
 LEADS_TO = re.compile(  # It has to be chilled, and that means the fridge.
-    r"\b(?:that|this|which|it|so) (?:means?|says|spells|can only (?:mean|be)|must be|has to be) (?:in |on |at |inside )?(?:the )?P(?= ?(?:$|[.,;!]))"
+    r"\b(?:that|this|which|it|so) (?:means?|says|spells|can only (?:mean|be)|must be|has to be) (?:in |on |at "
+    r"|inside )?(?:the )?P(?= ?(?:$|[.,;!]))"
 )
 HAS_ALONE = re.compile(r"\bP(?: (?:does|has|will|is)|'s)(?: not)?[.!,;]?$")  # The drawers are empty, the fridge is not.
 
 # --- success promised of P, whatever T is
 
 _OUTCOME = (
-    r"(?:supply|provide|have|hold|contain|pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it|do the job|succeed|deliver|help"
+    r"(?:supply|provide|have|hold|contain|pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it"
+    r"|do the job|succeed|deliver|help"
     r"|matters?|counts?)"
     r"|(?:has|holds|contains|gives?|yields?) (?:me )?(?:what|the)|be (?:rewarded|successful))"
 )
@@ -203,13 +233,17 @@ _LEFT = (
 _PLACE = r"(?:one|place|spot|location|receptacle|container)"
 _TRIUMPH = (  # what one says of a place that ends the search
     r"(?:(?:won't|will not|never|doesn't|does not|not going to) (?:disappoint|fail|let (?:me|us|you) down)"
-    r"|(?:search|hunt|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be|are) (?:over|done|solved|finished|at an end))"
-    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|(?:'ll|will) succeed|success (?:lies|is|awaits|waits)|(?:can't|cannot|won't) (?:be|go) wrong|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode|does the trick"
+    r"|(?:search|hunt|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be|are) (?:over"
+    r"|done|solved|finished|at an end))"
+    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|(?:'ll|will) succeed|success (?:lies|is|awaits|waits)"
+    r"|(?:can't|cannot|won't) (?:be|go) wrong|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode"
+    r"|does the trick"
     r"|the real (?:thing|deal|one)|the goods)\b"
 )
 PROMISE = re.compile(
     rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}|\bonly (?:the )?P does\b"
-    rf"|\b(?:one|only) {_PLACE} (?:that|which) (?:will )?(?:pays?|works?|matters?|counts?|helps?) is (?:the )?P\b|\bno further than (?:the )?P\b"
+    rf"|\b(?:one|only) {_PLACE} (?:that|which) (?:will )?(?:pays?|works?|matters?|counts?|helps?) is (?:the )?P\b"
+    r"|\bno further than (?:the )?P\b"
     r"|\bP (?:will|is (?:sure|certain|bound|guaranteed|going) to) (?:certainly |surely |definitely )?"
     r"(?:pay off|give|yield|lead to|deliver|contain|have|hold)\b|\bP (?:always )?pays off"
     rf"|\bP is (?:\w+ )?(?:the )?(?:right|correct|winning|true) (?:\w+ )?(?:{_PLACE}|answer|choice|target)\b"
@@ -222,8 +256,10 @@ PROMISE = re.compile(
     rf"|\b(?:nothing|nowhere|no (?:other )?{_PLACE}) (?:but|than|except|other than|else than) (?:the )?P\b"
     r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|answer|key|solution)\b|^(?:where|location|whereabouts"
     r"|source): (?:the )?P\b"
-    rf"|\b(?:it|that|T)(?:'s| is) (?:the )?P,? (?:that |which )?{WANT}|\bP(?:'s| is) (?:the )?(?:one|{_PLACE}) (?:that |which )?{WANT}"
-    r"|(?<!not )(?<!n't )\b(?:certain|sure|confident) (?:of|about) (?:the )?P(?= ?(?:$|[.,;!]))|\bP (?:is|(?:has to|must|can only) be) it(?= ?(?:$|[.,;!]))"
+    rf"|\b(?:it|that|T)(?:'s| is) (?:the )?P,? (?:that |which )?{WANT}|\bP(?:'s| is) (?:the )?(?:one"
+    rf"|{_PLACE}) (?:that |which )?{WANT}"
+    r"|(?<!not )(?<!n't )\b(?:certain|sure|confident) (?:of|about) (?:the )?P(?= ?(?:$|[.,;!]))|\bP (?:is|(?:has to"
+    r"|must|can only) be) it(?= ?(?:$|[.,;!]))"
     rf"|\bP[^.;]*\b{_TRIUMPH}|{_TRIUMPH}[^.;]*\bP\b"
 )
 IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
@@ -233,7 +269,8 @@ IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
 _ALL_OTHERS = (
     r"(?:(?:every|all|any|each|none|no)(?: of)?(?: the| these| those)?(?: \w+)? (?:other|remaining|rest"
     r"|else)\b(?: \w+)?"
-    r"|^other \w+|(?:everything|everywhere|all|every place|any place)(?: \w+)? (?:except|apart from|other than|besides)"
+    r"|^other \w+|(?:everything|everywhere|all|every place|any place)(?: \w+)? (?:except|apart from|other than"
+    r"|besides)"
     r"|(?:the|all) (?:(?:remaining|other) \w+|others\b|rest\b(?: of)?(?: the)?(?: \w+)?)|(?:every|any|no)(?:thing"
     r"|where) else"
     r"|elsewhere|any(?:where|thing| place) but|all places but|(?:every|all|each|any|none of the)(?: \w+)? O)"
@@ -257,8 +294,10 @@ OTHERS_WASTE = re.compile(
 )
 _CANNOT = r"(?:don't|doesn't|do not|does not|won't|will not|can't|cannot)"
 OTHER_LACKS = re.compile(
-    r"\bO (?:has|have|holds?|contains?) (?:only|just)\b|\bneither (?:the )?O nor (?:the )?O (?:has|have|contains?|holds?|hides?)\b(?! been)"
-    rf"|\bO (?:will |all |would )?(?:come|draw|turn)s? (?:up )?(?:empty|an? blank|blanks?|nothing)\b|\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
+    r"\bO (?:has|have|holds?|contains?) (?:only|just)\b|\bneither (?:the )?O nor (?:the )?O (?:has|have|contains?"
+    r"|holds?|hides?)\b(?! been)"
+    r"|\bO (?:will |all |would )?(?:come|draw|turn)s? (?:up )?(?:empty|an? blank|blanks?|nothing)\b"
+    rf"|\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
     rf"|\bO{_up_to(4)} (?:is|are|hold|holds|have|has|contain|contains|will|would|won't|offers?|don't|doesn't|do|does)"
     rf"(?: [\w'-]+){{0,3}}? (?:{_WASTE}|no [TS]|not{_up_to(2)} [TS])\b"
     r"|\b(?:none|neither|nothing) (?:of|in|on|inside)(?: any of)?(?: the| these| those)? (?:\w+ )?O\b[^.;]*"
@@ -300,10 +339,12 @@ IT_BEFORE_P = re.compile(
     rf"|(?:'ll|'d)? [\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_SUBJECT = re.compile(
-    rf"\b(?:it|they)(?='s\b(?! (?:the )?P (?:that|which|where|i)\b)| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
+    r"\b(?:it|they)(?='s\b(?! (?:the )?P (?:that|which|where|i)\b)| (?:also |already |has been "
+    rf"|have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_AFTER_P = re.compile(
-    rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!'(?:ll|d|ve))"
+    rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!'(?:ll|d"
+    r"|ve))"
 )
 IT_IS_AT_P = re.compile(rf"\bit(?='s| is)(?=(?:'s| is) (?:\w+ )?{AT} (?:the )?P\b)|^it(?='s| is) (?=where\b)")
 ITS_PLACE = re.compile(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabouts)\b)")
@@ -311,17 +352,24 @@ RELATIVE = re.compile(  # "the T that has to be cooled is in P"
     rf"(?<=[TS]) (?:that|which|who|i|we|you|the task|my)\b[^.;,TSP]{{1,40}}? (?={BE}{_up_to(2)} {AT}\b[^.;]*P)"
 )
 _ACTOR = r"(?:i|we|you|it|they|the agent)"
-_IF = rf"\b(?:had {_ACTOR}|if {_ACTOR}(?: had|'d)?|by|once {_ACTOR}|as soon as {_ACTOR}) (?:\w+ ){{0,2}}(?:go|goes|gone|going|walk\w*|head\w*|open\w*|visit\w*|tr(?:y|ied))\b[^.;TS]*P"
-CONSEQUENCE = re.compile(  # "had it opened P, it would have T by now", "I get T if I go to P", "P would have given us T"
-    rf"^(?!.*\b(?:whether|may|might|perhaps|maybe|find out|know|tell)\b).*(?:{_IF}[^.;]*\b(?:would|will|can|'ll|'d)\b[^.;]*[TS]\b|[TS]\b[^.;]*{_IF}"
+_IF = (
+    rf"\b(?:had {_ACTOR}|if {_ACTOR}(?: had|'d)?|by|once {_ACTOR}|as soon as {_ACTOR}) (?:\w+ ){{0,2}}"
+    r"(?:go|goes|gone|going|walk\w*|head\w*|open\w*|visit\w*|tr(?:y|ied))\b[^.;TS]*P"
+)
+# "Had it opened P, it would have T by now", "I get T if I go to P", "P would have given us T".
+CONSEQUENCE = re.compile(
+    rf"^(?!.*\b(?:whether|may|might|perhaps|maybe|find out|know|tell)\b).*(?:{_IF}[^.;]*\b(?:would|will|can|'ll"
+    rf"|'d)\b[^.;]*[TS]\b|[TS]\b[^.;]*{_IF}"
     r"|P would(?:'ve| have) (?!been)\w+[^.;]*[TS]\b)"
 )
 THAT_IS_T = re.compile(
-    r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|all|not|an?|because|since|if|when)\b)(?= .*[TS]\b)|\bit(?:'s| is)(?= (?:the )?T's\b)"
+    r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|all|not|an?|because|since|if|when)\b)(?= .*[TS]\b)|\bit(?:'s"
+    r"| is)(?= (?:the )?T's\b)"
 )
 DISLOCATED = re.compile(r"^(?:the|our|my|an?|that) [TS][.!]?$")  # It's on P, the T.
 THAT_IS_WHERE = re.compile(
-    r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))?(?: where\b|(?<=place|.spot)(?= (?:the |our |my )?T\b))"
+    r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))?(?: where\b"
+    r"|(?<=place|.spot)(?= (?:the |our |my )?T\b))"
 )
 CONTAINER = re.compile(
     rf"^(?:(?:and|but|so|because|since|as|where) )*(?:it|this|that|which|this one|that one)(?= (?:also |already "
@@ -342,12 +390,16 @@ ASIDE = re.compile(
     r"|however|as it happens)\b[^,.;]{0,30}, "
 )
 INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has seen, lies in P"
-    rf"(?<=\w), (?!{GUESS.pattern})(?:(?!{GUESS.pattern})[^,.;TSPO])*,(?= (?:got |there |{BE} |{HAS} )*(?:{AT}|{BE}|{HAS})\b)"
+    rf"(?<=\w), (?!{GUESS.pattern})(?:(?!{GUESS.pattern})[^,.;TSPO])*,(?= (?:got |there |{BE} |{HAS} )*(?:{AT}|{BE}"
+    rf"|{HAS})\b)"
 )
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
-    rf",\s+(?!{AT} (?:the )?P[.!]?$|where )|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
-    r"|although|whereas|while|given|on account of|due to|thanks to|owing to|which is why|hence|therefore|thus|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
-    r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits|stands))\b)|and(?= (?:that|it|i|the|we|you|there|[PTSO])\b)) )"
+    rf",\s+(?!{AT} (?:the )?P[.!]?$|where )|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since"
+    r"|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
+    r"|although|whereas|while|given|on account of|due to|thanks to|owing to|which is why|hence|therefore|thus"
+    r"|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
+    r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits"
+    r"|stands))\b)|and(?= (?:that|it|i|the|we|you|there|[PTSO])\b)) )"
 )
 NOT_BUT = re.compile(r"(?:\bnot\b|n't\b).*?\bbut ")

@@ -36,12 +36,17 @@ FACTS = {
 }  # other entries that are secrets
 _SOLUTION = r"(command|query|answer|output|solution|standard|label|code|program|script|statement|result|list)"
 _SOURCE = re.compile(
-    r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)|ground[- ]truth"
+    r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)"
+    r"|ground[- ]truth"
     rf"|(gold(en)?|reference) {_SOLUTION}|(answer|solution) key|simulator('s)? (state|facts?)|oracle|cheat ?sheet"
-    r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|had (i|we) not (known|been told)|behind the scenes"
-    r"|(evaluation|grading|scoring) (criteria|criterion|rules?)|(the|my|a) (hints?|clues?|notes?) (says?|tells?|points?|shows?)"
-    r"|(the|hidden|unit) (tests?|assertions?|asserts?)( \w+)* (calls?|expects?|asks?|wants?|requires?|demands?|needs?)"
-    r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of|starts|begins|ends|contains|has|shows|reads)"
+    r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|had (i|we) not (known"
+    r"|been told)|behind the scenes"
+    r"|(evaluation|grading|scoring) (criteria|criterion|rules?)|(the|my|a) (hints?|clues?|notes?) (says?|tells?"
+    r"|points?|shows?)"
+    r"|(the|hidden|unit) (tests?|assertions?|asserts?)( \w+)* (calls?|expects?|asks?|wants?|requires?|demands?"
+    r"|needs?)"
+    r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of|starts"
+    r"|begins|ends|contains|has|shows|reads)"
     r"|according to the (state|facts|teacher|coach|notes))\b"
 )
 _MONEY = re.compile(r"[$]|\b(price[ds]?|costs?|limit|dollars?|bucks|budget|cheap\w*|spend|pay|afford\w*|expensive)\b")

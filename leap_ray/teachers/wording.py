@@ -90,7 +90,8 @@ def numbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
     said = [number, *([_UNITS[value]] if value < len(_UNITS) else [])]
     ordinal = [rf"{number}(?:st|nd|rd|th)", *([_ORDINALS[value]] if value < len(_ORDINALS) else [])]
     thing = _kind(kind, aliases)
-    after = rf"{thing}(?:[ _#-]|no\.?|number)*(?:\d+(?:, (?:and |or )?|,| and | or | & ))*(?:{'|'.join(said)})(?:(?:, (?:and |or )?| and | or | & )\d+(?! \w+s\b))*"
+    more = r"(?:(?:, (?:and |or )?| and | or | & )\d+(?! \w+s\b))*"
+    after = rf"{thing}(?:[ _#-]|no\.?|number)*(?:\d+(?:, (?:and |or )?|,| and | or | & ))*(?:{'|'.join(said)}){more}"
     before = rf"(?<!\ba )(?<!another )(?:{'|'.join(ordinal)}) {thing}(?! \d)"
     return re.compile(rf"(?<!\w)(?:{after}|{before})(?!\w)(?! of the)")
 
@@ -103,7 +104,7 @@ def unnumbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
 
 
 def mended(text: str, names: Iterable[str]) -> str:
-    """The text with typing errors in these names mended: a letter left out, doubled or swapped, in words of six letters or more."""
+    """The text with typing errors in these names mended: a letter left out, put in or swapped, in words of six letters."""
     known = {word for name in names for word in re.findall(r"[a-z]{6,}", name.casefold())}
     return re.sub(r"[A-Za-z]{5,}", lambda match: _meant(match.group(0), known), text) if known else text
 

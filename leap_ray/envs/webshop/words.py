@@ -33,7 +33,10 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "damaged": ("damage", "broken", "brittle"),
     "drying": ("dry",),
     "eco": ("environment", "environmentally", "planet", "earth"),
-    "easy": ("easily", "simple", "effortless", "without effort", "no trouble", "hassle free", "straightforward", "breeze", "snap", "cinch", "no fuss"),
+    "easy": (
+        *("easily", "simple", "effortless", "without effort", "no trouble", "hassle free", "straightforward"),
+        *("breeze", "snap", "cinch", "no fuss"),
+    ),
     "fast": ("quick", "quickly", "rapid"),
     "fit": ("cut", "fitting"),
     "foam": ("foamy",),
