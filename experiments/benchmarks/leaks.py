@@ -63,6 +63,7 @@ FIRST_SIGHT = {
     "sixteenth": (35, 1, 43),
     "last": (30, 1, 30),
     "final": (48, 0, 50),
+    "extra": (0, 0, 26),
 }
 SPLITS = ("first", "held out", *FIRST_SIGHT)
 
