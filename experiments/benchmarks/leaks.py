@@ -10,7 +10,8 @@ without revealing it. Their parts, by `split`:
 - `seventh`: written before the rules were touched again; a hash of the text puts each case into a half that was worked on or
   into one that was judged once (`seventh, kept`), when `eighth` to `eleventh` had been worked on as well;
 - `eighth` to `thirteenth`: written to be worked on, each judged before it was;
-- `fourteenth` to `sixteenth`, `last` and `final`: each written when the rules were frozen, judged once, then worked on.
+- `fourteenth` to `sixteenth`, `last`, `final` and `extra`: each written when the rules were frozen, judged once, then worked
+  on. `last` and `final` are in plain words; `extra` is in the manner of those that the rules had done worst on.
 
 FIRST_SIGHT holds what the rules made of each part the first time. All parts are of one hand, the rules' own author's, and the
 parts differ in how far they go from plain words: a figure of one part says nothing of a teacher's reasons that are worded in
@@ -63,7 +64,7 @@ FIRST_SIGHT = {
     "sixteenth": (35, 1, 43),
     "last": (30, 1, 30),
     "final": (48, 0, 50),
-    "extra": (0, 0, 26),
+    "extra": (20, 1, 26),
 }
 SPLITS = ("first", "held out", *FIRST_SIGHT)
 

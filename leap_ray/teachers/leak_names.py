@@ -235,7 +235,7 @@ def _model(telling: list[str], spoken: list[str], coined: set[str]) -> str:
 def _brand(of_title: list[str], telling: set[str], reason: str, known: str) -> str:
     """A word of the title that the reason writes as a name, or its first word, the brand, as the maker of something."""
     for name in re.finditer(r"[A-Z][A-Za-z]{2,}(?:'s)?", reason):
-        word = normal(name.group(0))
+        word = normal(name.group(0)).removesuffix("'s")
         first = re.search(r"(^|[.!?:] )$", reason[: name.start()])
         if word in telling and (not first or word == of_title[0]):
             return name.group(0)

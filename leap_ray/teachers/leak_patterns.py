@@ -22,13 +22,11 @@ BE = (
 )
 HAS = (
     r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|supplies"
-    r"|offers?|delivers?"
-    r"|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter|carry)ing|containing|holding)"
+    r"|offers?|delivers?|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter|carry)ing|containing|holding)"
 )
 FETCH = (
     r"(?:take|grab|get|fetch|collect|retrieve|obtain|acquire|secure|recover|claim|pick(?:ing|ed)? up|taking|getting"
-    r"|grabbing"
-    r"|fetched|taken|collected|retrieved|obtained|open up and take)"
+    r"|grabbing|fetched|taken|collected|retrieved|obtained|open up and take)"
 )
 _THE = r"(?:the |an? |our |my |that )?"
 _SUBJECT_PRONOUN = r"(?:i|we|you|the agent)(?: (?:really|still|just|actually|now))?"
@@ -37,8 +35,7 @@ WANT = (
     rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
     rf"|hunting(?: for)?|looking for"
     r"|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+|supposed to \w+(?: (?:away|up|out|back"
-    r"|down))?"
-    r"|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires"
+    r"|down))?|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires"
     r"|calls for|is about))"
 )
 
@@ -79,7 +76,7 @@ IDIOM = re.compile(  # words that look like a guess and are none
     r"|guessed)\b"
     r"|\b(?:\w+ )?as (?:it|that|this) (?:may |might )?(?:sounds?|seems?|looks?|be)\b|\bagainst all (?:the )?odds\b"
     r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bif (?:you|we"
-    r"|i) (?:want|need)\b|\bcontrary to (?:all )?expectations?\b"
+    r"|i) (?:want|need)\b|\b(?:one|you|we|i) needs? to know\b|\bcontrary to (?:all )?expectations?\b"
 )
 CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|or|should)\b")
 AFTERTHOUGHT = re.compile(
@@ -107,7 +104,8 @@ _AND = r"\b(?:and|but|so|or|then|therefore|hence)\b(?! (?:it|there|that)\b)"
 APART = re.compile(  # why one place is tried before another, and what T is apart from its place
     _words(
         "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left"
-        "|remaining|order|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea|kind|sort|size|small|object",
+        "|remaining|order|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea"
+        "|kind|sort|size|small|object",
     )
     + r"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b"
     + rf"(?! (?:\w+ly )?(?:{BE}|{AT}|there|here|up|down)\b)"
@@ -152,7 +150,10 @@ STATEMENTS = tuple(
             "P next to me has T",
             rf"P(?:,? (?!(?:i|we|you|but|and|so|has|have)\b)[\w'-]+){{0,6}},? {HAS} {_THE}(?:some |exactly )?[TS]\b",
         ),
-        ("P is the one with T", rf"P{_up_to(3)} with{_up_to(2)} [TS](?! in\b| on my\b)"),
+        (
+            "P is the one with T",
+            rf"P(?:{_up_to(3)} with|, (?:the )?(?:home|place|keeper|holder) of){_up_to(2)} [TS](?! in\b| on my\b)",
+        ),
         (
             "you will find T in P",
             rf"(?:(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to)|you|one) (?:finds?"
@@ -173,8 +174,8 @@ STATEMENTS = tuple(
         ),
         (
             "P and T is mine",
-            r"P\b[^.;?]*[TS](?:'s| is| are| becomes?| will be| would be) (?:as good as )?(?:mine|ours|yours|in the bag"
-            r"|within reach|accessible)\b",
+            r"P\b[^.;?]*[TS](?:'s| is| are| becomes?| will be| would be) (?:as good as )?(?:mine|ours|yours"
+            r"|in the bag|within reach|accessible)\b",
         ),
     )
 )
@@ -187,8 +188,7 @@ WHERE = re.compile(
 _NEXT = r"(?:the (?:next|other|second|last)(?: one)?|another(?: one)?)"
 FETCH_FROM = re.compile(
     rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} (?:[TS]|{_NEXT}){_up_to(2)} (?:from|out of"
-    rf"|off){_up_to(3)} P"
-    r"|[TS] [^.;,]*\bfrom (?:the )?P\b"
+    rf"|off){_up_to(3)} P|[TS] [^.;,]*\bfrom (?:the )?P\b"
 )
 GO_AND_FETCH = re.compile(
     rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]"
@@ -222,8 +222,7 @@ HAS_ALONE = re.compile(r"\bP(?: (?:does|has|will|is)|'s)(?: not)?[.!,;]?$")  # T
 
 _OUTCOME = (
     r"(?:supply|provide|have|hold|contain|pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it"
-    r"|do the job|succeed|deliver|help"
-    r"|matters?|counts?)"
+    r"|do the job|succeed|deliver|help|matters?|counts?)"
     r"|(?:has|holds|contains|gives?|yields?) (?:me )?(?:what|the)|be (?:rewarded|successful))"
 )
 _LEFT = (
@@ -233,15 +232,14 @@ _LEFT = (
 _PLACE = r"(?:one|place|spot|location|receptacle|container)"
 _TRIUMPH = (  # what one says of a place that ends the search
     r"(?:(?:won't|will not|never|doesn't|does not|not going to) (?:disappoint|fail|let (?:me|us|you) down)"
-    r"|(?:search|hunt|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be|are) (?:over"
-    r"|done|solved|finished|at an end))"
+    r"|(?:search(?:ing)?|hunt(?:ing)?|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be"
+    r"|are) (?:over|done|solved|finished|at an end))"
     r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|(?:'ll|will) succeed|success (?:lies|is|awaits|waits)"
     r"|(?:can't|cannot|won't) (?:be|go) wrong|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode"
-    r"|does the trick"
-    r"|the real (?:thing|deal|one)|the goods)\b"
+    r"|does the trick|the real (?:thing|deal|one)|the goods)\b"
 )
 PROMISE = re.compile(
-    rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}|\bonly (?:the )?P does\b"
+    rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}"
     rf"|\b(?:one|only) {_PLACE} (?:that|which) (?:will )?(?:pays?|works?|matters?|counts?|helps?) is (?:the )?P\b"
     r"|\bno further than (?:the )?P\b"
     r"|\bP (?:will|is (?:sure|certain|bound|guaranteed|going) to) (?:certainly |surely |definitely )?"
@@ -250,8 +248,6 @@ PROMISE = re.compile(
     rf"|\b(?:right|correct|true|actual) (?:{_PLACE}|answer)(?: to \w+)? (?:is|:) (?:the )?P"
     rf"|\bP is (?:the )?(?:only|one) (?:\w+ )?(?:{_PLACE}|option|thing){_LEFT}(?: that| which)?(?: will| can)?"
     r" (?:matters?|works?|helps?|counts?|has|holds|contains|T)\b"
-    r"|\b(?:going|heading|walking|moving)(?: straight)? to P (?:first |now |next )?is (?:definitely "
-    r"|certainly )?(?:right|correct)\b"
     rf"|\bit(?:'s| is) P(?: that| which) {_OUTCOME}|\b(?:answer|solution|winner) is (?:the )?P\b"
     rf"|\b(?:nothing|nowhere|no (?:other )?{_PLACE}) (?:but|than|except|other than|else than) (?:the )?P\b"
     r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|answer|key|solution)\b|^(?:where|location|whereabouts"
@@ -259,8 +255,7 @@ PROMISE = re.compile(
     rf"|\b(?:it|that|T)(?:'s| is) (?:the )?P,? (?:that |which )?{WANT}|\bP(?:'s| is) (?:the )?(?:one"
     rf"|{_PLACE}) (?:that |which )?{WANT}"
     r"|(?<!not )(?<!n't )\b(?:certain|sure|confident) (?:of|about) (?:the )?P(?= ?(?:$|[.,;!]))|\bP (?:is|(?:has to"
-    r"|must|can only) be) it(?= ?(?:$|[.,;!]))"
-    rf"|\bP[^.;]*\b{_TRIUMPH}|{_TRIUMPH}[^.;]*\bP\b"
+    rf"|must|can only) be) it(?= ?(?:$|[.,;!]))|\bP[^.;]*\b{_TRIUMPH}|{_TRIUMPH}[^.;]*\bP\b"
 )
 IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
 
@@ -308,8 +303,6 @@ OTHER_LACKS = re.compile(
     rf"|on|inside|at)(?: any of)?(?: the)? O\b"
     r"|\b(?:don't|do not|needn't|never|no need to) bother (?:\w+ ){0,3}O\b"
     rf"|\b{_WASTE} to (?:\w+ ){{1,3}}O\b"
-    rf"|\b(?:searching|checking|opening|visiting|going through|looking (?:in|at)) (?:\w+ ){{0,3}}O\b[^.;]*\b(?:is"
-    rf"|would be|will be|would|achieves?) {_WASTE}\b"
 )
 SEEN = re.compile(
     _words(
@@ -323,14 +316,13 @@ SEEN = re.compile(
 
 _NO_THING = (
     r"(?!(?:place|places|spot|location|action|actions|step|steps|receptacle|container|room|surface|one|first|last"
-    r"|next|only|key"
-    r"|reason|way|time|information|tool|appliance|option|options|all|much|everything)\b)"
+    r"|next|only|key|reason|way|time|information|tool|appliance|option|options|all|much|everything)\b)"
 )
 WANTED = re.compile(
     rf"\b(?:exactly )?what {WANT}(?: to \w+)?\b"
     rf"|\b(?:the|my|that) {_NO_THING}(?:\w+ )?{_NO_THING}[a-z]+(?: of \w+)? (?:that |which )?{WANT}\b"
-    r"|\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired|goal)(?: (?:object|item|thing))?\b"
-    r"(?! (?:place|location|receptacle|is to|state))"
+    r"|(?<!P is )(?<!P's )(?<!P as )\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired"
+    r"|goal)(?: (?:object|item|thing))?\b(?! (?:place|location|receptacle|is to|state))"
     r"|\b(?:the|my) (?:thing|object|item)(?: in question| to \w+)?\b|^target\b"
 )
 _IT = r"(?:it|they|them|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)"
@@ -358,12 +350,12 @@ _IF = (
 )
 # "Had it opened P, it would have T by now", "I get T if I go to P", "P would have given us T".
 CONSEQUENCE = re.compile(
-    rf"^(?!.*\b(?:whether|may|might|perhaps|maybe|find out|know|tell)\b).*(?:{_IF}[^.;]*\b(?:would|will|can|'ll"
-    rf"|'d)\b[^.;]*[TS]\b|[TS]\b[^.;]*{_IF}"
+    r"^(?!.*\b(?:whether|may|might|perhaps|maybe|find out|know|tell)\b).*"
+    rf"(?:{_IF}[^.;]*\b(?:would|will|can|'ll|'d)\b[^.;]*[TS]\b|{_IF}[^.;]*[TS] would\b|[TS]\b[^.;]*{_IF}"
     r"|P would(?:'ve| have) (?!been)\w+[^.;]*[TS]\b)"
 )
 THAT_IS_T = re.compile(
-    r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|all|not|an?|because|since|if|when)\b)(?= .*[TS]\b)|\bit(?:'s"
+    r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|not|an?|because|since|if|when)\b)(?= .*[TS]\b)|\bit(?:'s"
     r"| is)(?= (?:the )?T's\b)"
 )
 DISLOCATED = re.compile(r"^(?:the|our|my|an?|that) [TS][.!]?$")  # It's on P, the T.

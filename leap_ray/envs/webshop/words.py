@@ -37,6 +37,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
         *("easily", "simple", "effortless", "without effort", "no trouble", "hassle free", "straightforward"),
         *("breeze", "snap", "cinch", "no fuss"),
     ),
+    "efficient": ("save", "saving", "economical"),
     "fast": ("quick", "quickly", "rapid"),
     "fit": ("cut", "fitting"),
     "foam": ("foamy",),
