@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from leap_ray.teachers import leak_patterns as pattern
 from leap_ray.teachers.wording import INSTANCE, has, numbered, unnumbered
@@ -19,7 +20,8 @@ Synonyms = Callable[[str], tuple[str, ...]]  # what else an instance's kind is c
 def claims(said: str, known: str, where: Mapping[str, str], synonyms: Synonyms) -> Iterator[str]:
     """The sentences that state where a thing is. `where` maps things to places (both normal), `synonyms` tells other names."""
     others = _other_places(known, where) if where else {}
-    sentences = re.split(r"(?<=[.!?;])\s+", re.sub(r" ?\.\.\.+", " …", said))
+    said = _in_one_word(re.sub(r" ?\.\.\.+", " …", said), known) if where else said
+    sentences = re.split(r"(?<=[.!?;])\s+", said)
     for thing, place in where.items():
         if _observed(known, thing, place):
             continue
@@ -34,19 +36,29 @@ def claims(said: str, known: str, where: Mapping[str, str], synonyms: Synonyms) 
 
 def _sentence_states(sentence: str, before: str, reason: str) -> bool:
     """Whether a sentence, or one of its clauses, states where T is."""
-    if pattern.ASKED.search(before) and pattern.SHORT_ANSWER.search(sentence):
+    asked, answer = pattern.ASKED.search(before), pattern.SHORT_ANSWER.search(sentence)
+    if asked and answer and bool(asked.group(1)) != (answer.group(1) == "P") and not _protected(sentence):
         return True
+    if asked and not asked.group(1) and pattern.NAMED_FIRST.match(sentence) and not pattern.GUESS.search(sentence):
+        return True
+    sentence = pattern.ASKED_LAST.sub(r"\1", sentence)  # "It's in P, so why wait?" states the first
     if pattern.QUESTION.search(sentence):
         return False
-    sentence = pattern.IDIOM.sub("", sentence)
+    if pattern.CONSEQUENCE.search(sentence):
+        return True
+    sentence = pattern.RELATIVE.sub("", pattern.INSERTION.sub("", pattern.IDIOM.sub("", sentence)))
     sentence = pattern.ASIDE.sub(" ", pattern.PARENTHESIS.sub(r", \1,", sentence))
     clauses = [clause for clause in pattern.CLAUSE_ENDS.split(sentence) if clause]
+    if clauses and pattern.DISLOCATED.match(clauses[-1]):
+        before = f"{before} {clauses[-1]}"
     for i, clause in enumerate(clauses):
         if pattern.CONDITION.match(clause):
             return False
         hedged = i + 1 < len(clauses) and pattern.AFTERTHOUGHT.match(clauses[i + 1])
         resolved = _resolved(clause, f"{before} {' '.join(clauses[:i])}", reason)
         if not hedged and (_states(resolved) or _excludes(resolved, reason)):
+            return True
+        if pattern.LEADS_TO.search(clause) and re.search("[TS]", f"{before} {' '.join(clauses[:i])}"):
             return True
         if pattern.HAS_ALONE.search(resolved) and re.search(r"[TSO]|\bnot\b|n't\b", before + " ".join(clauses[:i])):
             return not (pattern.GUESS.search(sentence) or re.search(r"\b(?:closed|next|near|open)\b", resolved))
@@ -60,11 +72,11 @@ def _sentence_states(sentence: str, before: str, reason: str) -> bool:
 def _resolved(clause: str, before: str, reason: str) -> str:
     """The clause with its pronouns replaced by what was named before: T, P and O where they are missing."""
     if "P" in before and "P" not in clause:
-        clause = pattern.THAT_IS_WHERE.sub("P is where", clause)
-        clause = pattern.THAT_IS_THE.sub("P is ", clause)
+        clause = pattern.THAT_IS_T.sub("P is", pattern.THAT_IS_WHERE.sub("P is where", clause))
         if re.search("[TS]", clause) or before.rfind("P") > max(before.rfind("T"), before.rfind("S")):
             clause = pattern.CONTAINER.sub("P", clause)
         clause = pattern.IN_THERE.sub("in P", clause)
+        clause = re.sub(r"\bits (?=\w+ (?:is|are|being|lies?|sits?|hides?|holds?)\b)", "P's ", clause)
     if not re.search("[TS]", clause):
         clause = _with_thing(clause, before, reason)
     return pattern.O_PRONOUN.sub("O", clause) if "O" in before and "O" not in clause else clause
@@ -79,7 +91,12 @@ def _with_thing(clause: str, before: str, reason: str) -> str:
     if re.search("[TS]", reason):
         return clause
     if "P" in before or not before.strip():
-        return pattern.IT_AFTER_P.sub(r"\1\2 T", pattern.IT_SUBJECT.sub("T", clause, count=1), count=1)
+        subject = pattern.IT_SUBJECT.search(clause)
+        if subject and "P" not in clause[: subject.start()]:  # after P, it is P
+            clause = clause[: subject.start()] + "T" + clause[subject.end() :]
+        if re.search(r"\bthem\b", clause):  # no single thing
+            return clause
+        return pattern.IT_AFTER_P.sub(r"\1\2 T", clause, count=1)
     return pattern.IT_IS_AT_P.sub("T", clause, count=1)
 
 
@@ -93,26 +110,23 @@ def _states(clause: str, whole: bool = False) -> bool:
     clause = pattern.NOT_BUT.sub(" ", clause).replace("  ", " ")
     if pattern.PROMISE.search(clause) and not pattern.HEDGE.search(clause) and not pattern.PUT.search(clause):
         return True
-    if pattern.CERTAIN.search(clause) and pattern.IT_IS_P.search(clause):
+    if pattern.CERTAIN.search(clause) and (pattern.IT_IS_P.search(clause) or len(clause.split()) <= 5):
         return True
-    first = re.search("[TS]", clause)
-    if not first:
-        return False
-    plans = pattern.ARROW_PLAN.search(clause[: min(first.start(), clause.index("P"))])
-    if pattern.ARROW.search(clause) and not plans and not pattern.GUESS.search(clause):
-        return True
-    return _says_where(clause, whole)
+    return bool(re.search("[TS]", clause)) and _says_where(clause, whole)
 
 
 def _says_where(clause: str, whole: bool) -> bool:
     """Whether a clause with T and P states that one is at the other."""
+    clause = pattern.DELIBERATION.sub("", clause)
     puts, certain = pattern.PUT.search(pattern.BY_SOMEONE.sub("", clause)), pattern.CERTAIN.search(clause)
     fetch = pattern.FETCH_FROM.search(clause)
-    if fetch and not pattern.GUESS.search(pattern.MODAL.sub("", clause)):
+    if fetch and not pattern.GUESS.search(clause):
         return not pattern.PRESUMES_FETCH.search(clause[: fetch.start()])
+    if pattern.EXCLUSIVE.search(clause):
+        return True
     if pattern.GUESS.search(clause) and not certain:
         return False
-    if pattern.WHERE.search(clause) or pattern.OPEN_AND_THERE.search(clause):
+    if pattern.WHERE.search(clause) and not pattern.GENERAL.search(clause):
         return True
     if any(m and not pattern.NEGATION.search(m.group(0)) for m in (p.search(clause) for _, p in pattern.STATEMENTS)):
         return not puts and not pattern.GENERAL.search(clause)
@@ -120,9 +134,19 @@ def _says_where(clause: str, whole: bool) -> bool:
         return not re.search(r"\b(must|needs?|needed|once|after|heat|cool|clean|put|go(?:es)? in)\b", clause)
     if pattern.GO_AND_FETCH.search(clause):
         return not puts and not pattern.PRESUMES.search(clause)
-    unclear = puts or pattern.INTENT.search(clause) or pattern.NEGATION.search(clause) or pattern.GENERAL.search(clause)
-    particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b", clause)
-    return bool(particular) and not whole and not unclear  # whatever else brings the two together
+    particular = re.search(r"T|\b(?:the|my|our|two|both|some|those|these|\d+) S\b|\bS ?[:=→@>(-]", clause)
+    apart = whole and pattern.APART.search(clause)
+    return bool(particular) and not (puts or apart or _protected(clause, whole))
+
+
+def _protected(clause: str, whole: bool = True) -> bool:
+    """Whether a clause guesses, searches, plans, negates or says what is so in general."""
+    if pattern.GUESS.search(clause) or pattern.GENERAL.search(clause):
+        return True
+    # What comes after both in one clause no longer decides what they have to do with each other.
+    both = None if whole else re.match(r".*?P.*?[TS]\b|.*?[TS]\b.*?P", clause)
+    start = both.group(0) if both else clause
+    return bool(pattern.INTENT.search(start) or pattern.NEGATION.search(start))
 
 
 def _excludes(clause: str, reason: str) -> bool:
@@ -144,11 +168,7 @@ def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], s
         aliases = synonyms(name)
         if INSTANCE.fullmatch(name):
             sentence = numbered(name, aliases).sub(mark, sentence)
-            several = mark.replace("T", "S")
-            sentence = unnumbered(name, aliases).sub(
-                lambda m, s=several, o=mark: s if m.group(0).endswith("s") and not m.group(0).endswith("ss") else o,
-                sentence,
-            )
+            sentence = unnumbered(name, aliases).sub(partial(_mark_of, mark=mark), sentence)
         else:
             sentence = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", mark, sentence)
     for name, kind_is_new in others.items():
@@ -156,6 +176,23 @@ def _marked(sentence: str, thing: str, place: str, others: Mapping[str, bool], s
         sentence = numbered(name, aliases).sub("O", sentence)
         sentence = unnumbered(name, aliases).sub("O", sentence) if kind_is_new else sentence
     return re.sub(rf"\b([TS]),? (?:that |which )?{pattern.WANT}\b,?", r"\1", pattern.WANTED.sub("T", sentence))
+
+
+def _in_one_word(said: str, known: str) -> str:
+    """The text with "coffee table" as "coffeetable" where that is a kind that was named, so that it is no other "table"."""
+    for kind in {name.rsplit(" ", 1)[0] for name in re.findall(r"\b[a-z]{6,} \d+\b", known)}:
+        said = re.sub(rf"\b{'[ -]?'.join(kind)}(?=e?s?\b)", kind, said)
+    return said
+
+
+def _mark_of(match: re.Match[str], mark: str) -> str:
+    """T, S or P of a kind's name without a number; "drawers" without an article are drawers in general."""
+    name, before = match.group(0), match.string[: match.start()]
+    if not name.endswith("s") or name.endswith("ss"):
+        return mark
+    if mark == "T":
+        return "S"
+    return mark if re.search(r"\b(?:the|these|those|both|our|my|two|three|four|five|all|of|\d+) $", before) else name
 
 
 _CONTENTS = re.compile(r"(?:(?:on|in) the ([a-z]+ \d+), you see|the ([a-z]+ \d+) is open\. in it, you see) ([^.]*)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from leap_ray.envs.base import Secret
 from leap_ray.teachers.wording import all_digits, common_run, has, normal, stem, words
@@ -40,6 +41,7 @@ _ROUGHLY = (
 )
 _AMOUNT = re.compile(r"(?<![\w.-])\$?(\d+(?:\.\d+)?)(?! ?(?:st|nd|rd|th)\b)(?![\w-]|\.\d)")
 _SQL = re.compile(r"^\s*(?:select|with)\b", re.I)
+_PROGRAM = re.compile(r"(?:md|sha|base|bzip|python)\d+(?:sum)?")
 _SMALL = frozenset(
     ("a", "an", "the", "of", "in", "to", "and", "it", "is", "by", "on", "for", "with", "from", "as", "that")
 )
@@ -106,6 +108,10 @@ def _run(secret: str, reason: str, seen: str) -> str:
         hard = {token for token in tokens if re.fullmatch(r"-{1,2}\w[\w-]*|[a-z]\w*\.[a-z]\w*|\{\}", token)}
         if len((hard - set(known)) & set(said)) >= 3:
             return " ".join(sorted((hard - set(known)) & set(said)))
+        pairs = set(pairwise(tokens)) & set(pairwise(said))
+        options = [pair for pair in pairs if pair[1].startswith("-") and pair[1] not in known]
+        if len({pair[0] for pair in options}) >= 2:  # two commands, each with its option
+            return " ".join(sorted(map(" ".join, options)))
     return ""
 
 
@@ -127,6 +133,8 @@ def _tokens(text: str) -> tuple[str, ...]:
 def _literals(secret: str, reason: str, seen: str) -> str:
     """A path, a file name, a number, a quoted text, an identifier or a value of the secret that the reason names."""
     inside, said, known = normal(secret), normal(reason), normal(seen)
+    if CODE.search(secret):  # "about 30 days" is no literal of a program
+        said = re.sub(r"\b(?:about|around|roughly|approximately) \d+\b", " ", said)
     for token in _tokens(said):
         core = token.strip("*./")
         if _literal(token) and has(inside, token) and not has(known, token) and not has(known, core):
@@ -154,12 +162,11 @@ def _literals(secret: str, reason: str, seen: str) -> str:
 
 def _literal(token: str) -> bool:
     """A token that one does not simply guess: a path, a file name, a number of two digits or more. No flag, no plain word."""
-    if token.startswith("-") or len(token) < 2:
+    if token.startswith("-") or len(token) < 2 or _PROGRAM.fullmatch(token):
         return False
     path = r"[/~.]?[\w.*-]*(/[\w.*-]*)+"
-    return bool(
-        re.fullmatch(rf"{path}|[\w*-]+\.[a-z]\w{{0,4}}|\d[\d.,:]+[a-z]{{0,2}}|[a-z]+_\w+|\w*\d\w*[a-z]\w*", token)
-    )
+    name = r"[\w*-]+\.[a-z]\w{0,4}|[a-z]+_\w+|\w*\d\w*[a-z]\w*"
+    return bool(re.fullmatch(rf"{path}|{name}|\d[\d.,:-]+[a-z]{{0,2}}|%\w@?", token))
 
 
 def _digit(secret: str, said: str) -> str:
@@ -290,6 +297,9 @@ def _aloud(secret: Secret, reason: str, seen: str) -> str:
         new = [word for word in common if word not in known and word not in _SMALL]
         if len(common) >= least and len(new) >= max(2, min(4, len(wanted) - 1)):
             return " ".join(common)
+        in_part = len(common) >= 6 and len(new) >= 5
+        if in_part and not _SQL.match(secret.text):  # of a pipeline; SQL's words are everybody's
+            return " ".join(common)
     return ""
 
 
@@ -306,7 +316,8 @@ def _in_order(wanted: Sequence[str], said: Sequence[str]) -> list[str]:
 
 def roughly(secret: str, said: str, known: str) -> str:
     """A number of the secret that the reason gives exactly, or within a twentieth after "about", "just above" and the like."""
-    values = [float(n) for n in _AMOUNT.findall(normal(secret)) if float(n) >= 10]
+    plain = re.sub(r"(?<=\d)[kmgt]i?b?\b", "", normal(secret))  # 417M
+    values = [float(n) for n in _AMOUNT.findall(plain) if float(n) >= 10]
     shown = [float(n) for n in _AMOUNT.findall(all_digits(known))]
     for match, amount, rough in _amounts(said):
         digits = len(str(amount).partition(".")[2]) if amount % 1 else 0
@@ -318,7 +329,7 @@ def roughly(secret: str, said: str, known: str) -> str:
 
 def _near(amount: float, value: float, rough: bool) -> bool:
     """Whether one number stands for the other: the same, or within a twentieth (of small ones, within what tens round off)."""
-    return abs(value - amount) <= (max(0.05 * value, 4 if value >= 20 else 0) if rough else 0)
+    return abs(value - amount) <= (max(0.05 * value, 4 if value >= 20 else 1) if rough else 0)
 
 
 def _amounts(said: str) -> Iterator[tuple[str, float, bool]]:

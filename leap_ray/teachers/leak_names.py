@@ -49,11 +49,23 @@ _VAGUE = frozenset(
     )
 )
 _TALK = re.compile(
-    r" (?:to|query|queries|search|searches|step|change|changes|list|number|phrase|part|start|way|thing|things|move|amount"
+    r" (?:to|query|queries|search|searches|step|change|changes|list|number|phrase|part|start|way|thing|things|move"
+    r"|amount"
     r"|difference|problem|set|word|words|of|by|page|result|results|description|match|choice|idea)\b"
 )
 _MAKER = re.compile(r"is|makes?|made|sells?|offers?|brand|one|ones|products?")
-_LACK = frozenset(("no", "not", "non", "without", "free", "zero", "lack", "never"))
+_LACK = frozenset(
+    (
+        *("no", "not", "non", "nothing", "without", "free", "zero", "lack", "never"),
+        *("avoid", "exclude", "excluding", "leave"),
+    )
+)
+_REFUSED = re.compile(  # of what a product must not have
+    r"^(?:\w+ ){0,3}?(?:(?:must|should|can|may|ought) not|cannot|(?:must|should|(?:has|have|needs?"
+    r"|ought) to) be (?:absent|avoided|left out|kept out)|(?:is|are)(?: \w+)? (?:not (?:ok|allowed|wanted|welcome"
+    r"|acceptable)|no go|out|taboo"
+    r"|banned|forbidden|excluded|unwanted|unwelcome|unacceptable))\b"
+)
 
 
 def instance(secret: Secret, said: str, known: str) -> str:
@@ -86,6 +98,11 @@ def option(secret: Secret, said: str, known: str) -> str:
         return secret.text
     offered = all(has(known, word) for word in value.split())
     numeric = any(c.isdigit() for c in value)
+    measures = [word for word in value.split() if "x" in word and word[0].isdigit() and not has(known, word)]
+    of = re.fullmatch(r"(\d\w*) (\w+)", value)  # "24 count"
+    amounts = [*measures, *([f"{of[2]} of {of[1]}"] if of and not has(known, value) else [])]
+    if any(has(said, amount) for amount in amounts):
+        return secret.text
     named = has(spaced(said), value) if numeric else attribute(secret, said, known)
     return secret.text if named and not offered else ""
 
@@ -106,7 +123,8 @@ def spaced(text: str) -> str:
 
 
 _REQUIRES = re.compile(
-    r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted|called for)\b"
+    r"\b(?:must|should|ought|has to|have to|had to|needs?|needed|required?|requirements?|criteri\w+|wanted"
+    r"|called for)\b"
 )
 
 
@@ -118,6 +136,7 @@ class _Text:
         self.words = words(self.text)
         self.stems = [stem(word) for word in self.words]
         self.all = set(self.stems)
+        self.joined = {*self.words, *map("".join, pairwise(self.words))}
         self.requires = bool(_REQUIRES.search(self.text))
 
 
@@ -127,11 +146,13 @@ def _names(name: str, text: _Text) -> bool:
     if len(wanted) == 1:
         return _word(name, text.text)
     first, *middle, last = words(name)
-    if first in ("non", "no") or last == "free":  # non gmo, sugar free
+    if first in _LACK or last == "free":  # non gmo, sugar free
         without = [*middle, last] if last != "free" else [first, *middle]
         if _lacks([stem(word) for word in without], text):
             return True
-    if "".join(wanted) in text.all:
+        if first in ("not", "no"):
+            return False
+    if "".join(words(name)) in text.joined:
         return True
     orders = permutations(wanted) if len(wanted) <= 4 else [wanted]
     return set(wanted) <= text.all and any(_linked(list(order), text) for order in orders)
@@ -173,7 +194,10 @@ def _word(name: str, text: str) -> bool:
 def _lacks(thing: list[str], text: _Text) -> bool:
     """Whether the text says that something is without this: "no GMOs", "must not contain sugar", "free of nuts"."""
     places = [i for i in range(len(text.stems)) if text.stems[i : i + len(thing)] == thing]
-    return any(_LACK & set(text.words[max(0, i - 3) : i]) for i in places)
+    before = [set(text.words[max(0, i - 3) : i]) for i in places]
+    after = [text.words[i + len(thing) : i + len(thing) + 6] for i in places]
+    lacking = any(_LACK & few and not {"i", "we", "you"} & few for few in before)  # "I should not" is no requirement
+    return lacking or any(_REFUSED.search(" ".join(few)) for few in after)
 
 
 # --- products
@@ -194,7 +218,8 @@ def title(secret: Secret, reason: str, said: str, known: str) -> str:
     most = len(named) >= 0.4 * len(set(telling)) or named[:1] == of_title[:1]
     if len(named) >= 2 and (most or _together(telling, spoken)):
         return " ".join(sorted(named))
-    return _model(telling, spoken) or _brand(of_title, set(telling), reason, known)
+    coined = {word.casefold() for word in re.findall(r"[A-Z][a-z]+[A-Z]\w+", secret.text)}
+    return _model(telling, spoken, coined) or _brand(of_title, set(telling), reason, known)
 
 
 def _together(telling: list[str], spoken: list[str]) -> bool:
@@ -202,15 +227,15 @@ def _together(telling: list[str], spoken: list[str]) -> bool:
     return bool(set(pairwise(telling)) & set(pairwise(spoken)))
 
 
-def _model(telling: list[str], spoken: list[str]) -> str:
-    """A model's number ("505", "p2") that the reason names."""
-    return next((word for word in telling if any(c.isdigit() for c in word) and word in spoken), "")
+def _model(telling: list[str], spoken: list[str], coined: set[str]) -> str:
+    """A model's number ("505", "p2") or a coined name ("SpeedBoil") that the reason names."""
+    return next((word for word in telling if word in spoken and (any(c.isdigit() for c in word) or word in coined)), "")
 
 
 def _brand(of_title: list[str], telling: set[str], reason: str, known: str) -> str:
     """A word of the title that the reason writes as a name, or its first word, the brand, as the maker of something."""
     for name in re.finditer(r"[A-Z][A-Za-z]{2,}(?:'s)?", reason):
-        word = normal(name.group(0))
+        word = normal(name.group(0)).removesuffix("'s")
         first = re.search(r"(^|[.!?:] )$", reason[: name.start()])
         if word in telling and (not first or word == of_title[0]):
             return name.group(0)

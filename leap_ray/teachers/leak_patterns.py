@@ -14,7 +14,7 @@ def _up_to(count: int) -> str:
     return rf"(?: [\w'-]+){{0,{count}}}?"
 
 
-AT = r"(?:in|on|inside|at|under|behind|within|by|near|on top of|next to)"
+AT = r"\b(?:in|on|inside|at|under|behind|within|by|near|on top of|next to)"
 BE = (
     r"(?:(?:will|'ll) be|is|are|'s|was|were|lies?|sits?|stands?|hangs?|rests?|waits?|stays?|remains?|lives?|left"
     r"|stored|hidden"
@@ -22,14 +22,22 @@ BE = (
 )
 HAS = (
     r"(?:has|have|contains?|holds?|houses|hides|stores|keeps|carries|got|gives?|yields?|provides?|supplies"
-    r"|offers?|delivers?"
-    r"|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter|carry)ing|containing|holding)"
+    r"|offers?|delivers?|(?:is|are|'s) (?:hid|hold|keep|stor|contain|hous|shelter|carry)ing|containing|holding)"
 )
 FETCH = (
-    r"(?:take|grab|get|fetch|collect|retrieve|pick(?:ing)? up|taking|getting|grabbing|fetched|taken|collected"
-    r"|open up and take)"
+    r"(?:take|grab|get|fetch|collect|retrieve|obtain|acquire|secure|recover|claim|pick(?:ing|ed)? up|taking|getting"
+    r"|grabbing|fetched|taken|collected|retrieved|obtained|open up and take)"
 )
-_THE = r"(?:the |an? |our |my )?"
+_THE = r"(?:the |an? |our |my |that )?"
+_SUBJECT_PRONOUN = r"(?:i|we|you|the agent)(?: (?:really|still|just|actually|now))?"
+_AUXILIARY = r"(?:'m|'re| am| is| are| was| were|'ve been| have been)?"
+WANT = (
+    rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
+    rf"|hunting(?: for)?|looking for"
+    r"|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+|supposed to \w+(?: (?:away|up|out|back"
+    r"|down))?|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires"
+    r"|calls for|is about))"
+)
 
 # --- what a clause is besides a statement
 
@@ -43,14 +51,13 @@ GUESS = re.compile(
         "|natural|in case",
         "wonder|good (?:place|spot)|promising|(?:first|second|next|best) choice|best bet|likel[iy]\\w*|chances?"
         "|as a rule|in general",
+        "hoping|odds|experience|comes? to mind|together|hunch|suspicion|gut|feeling|assumption|hypothesis",
         "luck|fingers crossed|in theory|i bet|most|people|folks|one puts|everyone|homes|households|kitchens"
         "|bathrooms|always|gets? \\w+ed|easily|readily|candidates?|options?",
     )
 )
 HEDGE = re.compile(
-    _words(
-        "might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|want|task"
-    )
+    _words("might|may|maybe|could|perhaps|likely|probably|possibl[ey]|if|usual(?:ly)?|often|seems?|presumably|once")
 )
 CERTAIN = re.compile(
     r"(?<!not )(?<!n't )(?<!never )"
@@ -64,29 +71,55 @@ CERTAIN = re.compile(
 IDIOM = re.compile(  # words that look like a guess and are none
     r"\b(?:no need to|stop|without|instead of|no more|rather than) guess(?:ing)?\b"
     r"|,? ?as (?:good )?luck would have it,?"
-    r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you) (?:would"
-    r"|might) expect\b"
+    r"|\b(?:might|may) as well\b|\bno wonder\b|\bif anything\b|\bneedless to say\b|\bas (?:one|you)(?:'d| would"
+    r"| might) expect\b|\b(?:would you )?believe (?:it(?: or not)?|me)\b|\bwho would(?:'ve| have) (?:thought"
+    r"|guessed)\b"
+    r"|\b(?:\w+ )?as (?:it|that|this) (?:may |might )?(?:sounds?|seems?|looks?|be)\b|\bagainst all (?:the )?odds\b"
+    r"|\b(?:never|not|n't) (?=(?:been )?(?:clear|remov|mov|tak|took|put away|tid|collect|pick)\w*)|\bif (?:you|we"
+    r"|i) (?:want|need)\b|\b(?:one|you|we|i) needs? to know\b|\bcontrary to (?:all )?expectations?\b"
 )
 CONDITION = re.compile(r"^\W*(?:(?:and|but|even) )?(?:if|unless|whether|in case|or|should)\b")
 AFTERTHOUGHT = re.compile(
     r"^(?:i (?:think|guess|believe|suppose|hope|suspect)|maybe|perhaps|probably|presumably|possibly)\b"
 )
-QUESTION = re.compile(r"\?\s*$|^(?:is|are|does|do|where(?!:)|could|can|what if)\b")
-INTENT = re.compile(
+ASKED_LAST = re.compile(  # It's in P, so why wait?
+    r"^(?!(?:so |but |and )*(?:why|how|who|what|which|would|should|will|has|have|was|were|did|if|maybe|perhaps)\b)"
+    r"(.*), [^,]*\?$"
+)
+QUESTION = re.compile(
+    r"^(?!(?:so |but |and )*why\b).*\?\s*$|^(?:is|are|does|do|where(?!:| to\b[^?]*:)|could|can|what if)\b"
+)
+INTENT = re.compile(  # a search, a need or the order of a plan
     _words(
-        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|haven't|have not|not yet|unsearched|unexplored"
-        "|unvisited|unseen|try|find out",
-        "where|needs?|needed|has to|have to|must|want|plan|will|then|once|after|until|when|while|before|ready to"
-        "|goal|task|goes?|such as",
-        "hand|closed|destination|steps?|explore|inspect|examine|find|tell|show|start|begin|visit|next|later|first"
-        "|finally|eventually",
-        "rules? out|like|for (?:the|an?|my) [TS]|to [TP]|into|onto|with [TS] in mind|hold|holding",
+        "see|check(?:ing)?|search(?:ing)?|look(?:ing|ed)?|try|explore|inspect|examine|(?<!where to )find|visit",
+        "haven't|have not|not yet|unsearched|unexplored|unvisited|unseen",
+        "needs?|needed|has to|have to|must(?! be (?:in|on|at|inside)\\b)|want|plan|goal|task|destination|ready to|goes?",
+        "then|later|next|first|finally|eventually|start|begins?|rules? out|such as|for an? [TS]|hold|holding"
+        "|in (?:my )?hands?|mind|(?:my|a|one) pick|hunt\\w*|quest|remains? to",
     )
+    + r"|\b(?:once|after|when|while|until|till|before|as soon as|where(?! to find))\b[^P]*[TS]|[TS] (?:in|on)to\b"
 )
 NEGATION = re.compile(_words("no|not|never|nothing|neither|nor|without|none|lack|missing|\\w+n't"))
+_AND = r"\b(?:and|but|so|or|then|therefore|hence)\b(?! (?:it|there|that)\b)"
+APART = re.compile(  # why one place is tried before another, and what T is apart from its place
+    _words(
+        "near\\w*|clos(?:e|er|est)|adjacent|(?:larg|bigg?|quick|cheap|eas|simpl)(?:e|er|est|y|ier|iest)?|costs?|left"
+        "|remaining|order|turns?|missing|lost|unknown|unclear|somewhere|anywhere|glance|surface|candidate|idea"
+        "|kind|sort|size|small|object",
+    )
+    + r"|[TS](?: is| are| was| were|'s(?= (?:an?|the|not|still|our|my|one|what)\b))\b"
+    + rf"(?! (?:\w+ly )?(?:{BE}|{AT}|there|here|up|down)\b)"
+    rf"|[TS]\b[^PTS]*{_AND}[^PTS]*P|P[^PTS]*{_AND}[^PTS]*[TS]\b"
+)
 PRESUMES = re.compile(_words("check|search|see|look(?:ing)?|find|need|then|once|after|when|until|before"))
 PRESUMES_FETCH = re.compile(_words("check|search|see|look(?:ing)?|find|once|when|until|before|if"))
-MODAL = re.compile(r"\b(could|would|should)\b")
+DELIBERATION = re.compile(  # "I should go to P" doubts nothing
+    r"\b(?:i|we|you|one|the agent|it)(?:'d| should| would| could| might| may| ought to)(?:'ve| have)?(?: \w+ly| just"
+    r"| better| have)? (?=(?:go"
+    r"|walk|head|open|move|turn|start|begin|choose|pick|use|visit|proceed|approach|come|been|gone|be (?:wise|better"
+    r"|best|silly)|take|grab"
+    r"|get|fetch|collect|retrieve)\b)|\bshould be (?=(?:visited|opened|(?:the|my|our) (?:\w+'s )?(?:next|first))\b)"
+)
 _VERB = "|".join(rf"(?<={before} )" for before in ("to", "and", "then", "i", "i'll", "will", "can", "must", "should"))
 PUT = re.compile(
     rf"\b(?:put|(?:{_VERB}|^)place|move|bring|leave|drop|set|return|carry|store|heat|cool|clean|wash|rinse|throw)"
@@ -97,7 +130,10 @@ BY_SOMEONE = re.compile(
     r"|dropped|set)\b"
 )
 GENERAL = re.compile(
-    r"(?<!the )(?<!of the )(?<!both )(?<!these )\bS (?:are )?(?:kept|stored|found|put|left|go|stand|lie)\b"
+    r"(?<!the )(?<!both )(?<!these )(?<!those )(?<!our )(?<!my )(?<!two )\bS (?:are (?:\w+ed|kept|put|left|found"
+    r"|hung|thrown)|kept|stored|found|put|left|go|get|stand|lie"
+    r"|sit|hang|live|end up)\b|\b(?:like|such as) (?:the |an? )?[TS]\b|\b(?:every|each|any|most) P\b"
+    r"|\ban? P is where\b|\ban? T (?!is|was|lies|sits)\w+(?: \w+)? in an? P\b"
 )
 
 # --- statements that T is at P, each with an example
@@ -105,29 +141,19 @@ GENERAL = re.compile(
 STATEMENTS = tuple(
     (example, re.compile(pattern))
     for example, pattern in (
-        ("T is in P", rf"[TS](?:'s|,?{_up_to(3)} {BE}){_up_to(3)} {AT}{_up_to(4)} P"),
         (
-            "T that nobody saw is in P",
-            rf"[TS] (?:that|which|who|i|we|you|the task|my)\b[^.;]{{0,40}}? {BE}{_up_to(2)} {AT}{_up_to(3)} P",
+            "T is in P",
+            rf"[TS](?:'s|,?(?: (?!(?:and|but|so|or)\b)[\w'-]+){{0,3}}? {BE}){_up_to(3)} {AT}{_up_to(4)} P",
         ),
-        ("T is there, on P", rf"[TS] {BE} (?:right |over )?there,? {AT}{_up_to(1)} P"),
-        (
-            "it is in P, the T",
-            rf"\b(?:it|they|one|some)\b[^,.;]*{AT}{_up_to(2)} P, (?:the|an?|our|my) [TS]\b(?= ?[.!,]?$)",
-        ),
-        ("T, currently on P", rf"[TS],? (?:currently|now|presently|already|right now|still) {AT}{_up_to(1)} P"),
-        ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;]{{0,30}}? [TS]"),
+        ("P, which has T", rf"P(?:, (?:which|that))?{_up_to(2)} {HAS}[^.;,]{{0,30}}? [TS]"),
         (
             "P next to me has T",
             rf"P(?:,? (?!(?:i|we|you|but|and|so|has|have)\b)[\w'-]+){{0,6}},? {HAS} {_THE}(?:some |exactly )?[TS]\b",
         ),
-        ("P is the one with T", rf"P{_up_to(3)} with{_up_to(2)} [TS]"),
         (
-            "P: that's the place with T",
-            rf"P: (?:that's|that is|it's|it is|the){_up_to(3)} (?:with|that has|for){_up_to(2)} [TS]",
+            "P is the one with T",
+            rf"P(?:{_up_to(3)} with|, (?:the )?(?:home|place|keeper|holder) of){_up_to(2)} [TS](?! in\b| on my\b)",
         ),
-        ("P makes sense: T is there", rf"P\b.*[TS] {BE}(?: \w+)? there\b"),
-        ("P and its T", r"P(?:'s| and its) T\b"),
         (
             "you will find T in P",
             rf"(?:(?:you|i|we)(?:'ll| will| can| shall|'m going to| am going to)|you|one) (?:finds?"
@@ -139,61 +165,64 @@ STATEMENTS = tuple(
             rf"{AT}{_up_to(2)} P,?{_up_to(2)} (?:{BE}|(?:i|we|you)(?: will | can |'ll | )(?:find|get|take|grab"
             rf"|see|spot|have)){_up_to(3)} [TS]",
         ),
-        ("T and S: one in P", rf"[TS]\b.*\bone {AT}{_up_to(2)} P"),
-        ("P has got some of T", rf"P{_up_to(2)} (?:has|have) got{_up_to(2)} [TS]"),
         (
-            "the only place with T is P",
-            rf"(?:place|spot|location|container|one|receptacle){_up_to(3)} [TS](?:{_up_to(4)},| is) (?:in |on |the )*P",
+            "P opened, you will have T",
+            rf"P\b[^.;?]*?(?:(?:'ll| will| shall| going to)(?: \w+)? (?:have|own|{FETCH}|find|see|meet|spot"
+            r"|be \w+ at)"
+            r"| (?:reveals?|uncovers?|exposes?|turns? up|brings? up|produces?|(?:gets?|gives?|shows?|brings?"
+            rf"|hands?) (?:me|us|you)))\b{_up_to(3)} [TS]",
         ),
         (
-            "that is T's home: P",
-            r"P\b.*[TS]'s (?:\w+ )?(?:home|place|location|spot)\b|[TS]'s (?:\w+ )?(?:home|place|location|spot"
-            r"|whereabouts) is (?:in |on |the )*P"
-            r"|that is T's home: P",
+            "P and T is mine",
+            r"P\b[^.;?]*[TS](?:'s| is| are| becomes?| will be| would be) (?:as good as )?(?:mine|ours|yours"
+            r"|in the bag|within reach|accessible)\b",
         ),
     )
 )
 WHERE = re.compile(
-    rf"P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
+    r"P\b[^.;]*(?:'s|is|was|are) where (?!.*\b(?:goes|belongs?|put|ends?|look|search|check|find)\b|.*[TS] (?:must"
+    r"|has to|have to|needs? to)\b)[^,]*[TS]\b"
+    rf"|P\b.*\bwhere{_up_to(6)} [TS]{_up_to(2)} (?:{BE}|goes)\b|P\b.*\bwhere{_up_to(3)} (?:get|find|finds"
     rf"|take){_up_to(2)} [TS]\b"
 )
 _NEXT = r"(?:the (?:next|other|second|last)(?: one)?|another(?: one)?)"
 FETCH_FROM = re.compile(
     rf"\b(?:{FETCH}|pick(?:ing)?|bring|move|carry|transfer){_up_to(3)} (?:[TS]|{_NEXT}){_up_to(2)} (?:from|out of"
-    rf"|off){_up_to(3)} P"
-    rf"|\bfrom (?:the )?P,? (?:i|we) (?:\w+ )?(?:{FETCH}|bring|move|carry){_up_to(3)} [TS]"
-    rf"|[TS] [^.;,]*\bfrom (?:the )?P\b"
-    rf"|[TS]{_up_to(3)} {FETCH} (?:from|out of|off){_up_to(3)} P"
+    rf"|off){_up_to(3)} P|[TS] [^.;,]*\bfrom (?:the )?P\b"
 )
 GO_AND_FETCH = re.compile(
-    rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]|pick {_THE}[TS] up)"
+    rf"\bto {FETCH}{_up_to(3)} [TS],? [^.;]*P|P(?:,| and| to){_up_to(3)} (?:{FETCH}{_up_to(3)} [TS]"
+    rf"|pick {_THE}[TS] up)"
 )  # to the fridge to get the apple
-ARROW = re.compile(
-    r"[TS](?: 's)?(?: (?:place|location|spot))? ?(?:->|-->|=>|→|⇒|➔|@|=|:|—|–|--| - |\||\(|\.\.\.|…) ?(?:the |in "
-    r"|on |at |inside )*P"
-    rf"|\bwhere {_THE}[TS] {BE}[:,] (?:in |on |at |inside )?(?:the )?P"
-    rf"|(?:location|place|spot|whereabouts) of {_THE}[TS] ?(?:->|=>|→|⇒|=|:|is) ?(?:the |in |on |at )*P"
-    r"|P ?(?:<-|->|=>|→|⇒|=|:|\(|\.\.\.|…) ?(?:the |an? |has |holds )*[TS]\b(?= ?(?:$|[.,;)!]))"
-    rf"|^(?:and |where(?:'s| is| are)? )?{_THE}[TS] ?[,?] (?:it's |it is |they're |they are )?(?:in |on |at "
-    rf"|inside )?(?:the )?P[.!]?$"
+ASKED = re.compile(  # The apple? What is in P? I need an apple.
+    rf"(?:^|[.!?;] )(?:[^.!?;]*(P)(?:[^.!?;PTS]*\?|!)"
+    rf"|(?:and |so )*(?:where(?:'s| is| are| did) [^.!?;PO]*|{_THE}(?:\w+ )?[TS][^.!?;PO]*)\?"
+    rf"|(?:(?:i|we|you) need |{FETCH} )?{_THE}(?:\w+ )?[TS][.!])$"
 )
-ARROW_PLAN = re.compile(
-    _words(
-        "plan|find|search|look|heat|cool|clean|put|move|steps?|then|check|try|open|visit|start|begin|inspect|consider"
-    )
-)
-OPEN_AND_THERE = re.compile(rf"P\b.*\bthere (?:it|they|T) (?:is|are)\b.*T|P\b.*\band there(?:'s| is| are) {_THE}T\b")
-ASKED = re.compile(rf"(?:^|[.!?;] )(?:and |so )*(?:where(?:'s| is| are)? )?{_THE}[TS][?.]$")  # The apple?
 SHORT_ANSWER = re.compile(
-    r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P[.!]?$"
+    r"^(?:it's |it is |they're |they are )?(?:(?:\w+ ){0,2}?(?:in |on |at |inside ))?(?:the |an? |our "
+    r"|my )*([PTS])[.!]?$"
 )  # In the fridge.
+_NO = r"\b(?:no|not|never|nobody|no one|cannot|\w+n't)\b"
+_BUT = r"\b(?:unless|until|till|without|except|but (?:in|on|at|for)|other than|apart from|(?:were|was) it not for)\b"
+EXCLUSIVE = re.compile(  # no T unless P is opened
+    rf"^(?!.*\b(?:know|tell|say|whether|sure|rule out|decide|if)\b)(?:.*{_NO}.*?[TS]\b.*?{_BUT}.*P"
+    rf"|.*{_BUT}.*?P.*?{_NO}.*?[TS])"
+)
+NAMED_FIRST = re.compile(  # The apple? The fridge, of course.
+    r"^(?:it's |it is |they're |they are )?(?:in |on |at |inside )?(?:the )?P, (?!so|then|and|first|next)"
+)
+LEADS_TO = re.compile(  # It has to be chilled, and that means the fridge.
+    r"\b(?:that|this|which|it|so) (?:means?|says|spells|can only (?:mean|be)|must be|has to be) (?:in |on |at "
+    r"|inside )?(?:the )?P(?= ?(?:$|[.,;!]))"
+)
 HAS_ALONE = re.compile(r"\bP(?: (?:does|has|will|is)|'s)(?: not)?[.!,;]?$")  # The drawers are empty, the fridge is not.
 
 # --- success promised of P, whatever T is
 
 _OUTCOME = (
-    r"(?:pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it|do the job|succeed|deliver|help"
-    r"|matters?|counts?)"
+    r"(?:supply|provide|have|hold|contain|pays? off|leads? to (?:success|T|the goal)|(?:will )?(?:work|do it"
+    r"|do the job|succeed|deliver|help|matters?|counts?)"
     r"|(?:has|holds|contains|gives?|yields?) (?:me )?(?:what|the)|be (?:rewarded|successful))"
 )
 _LEFT = (
@@ -201,21 +230,32 @@ _LEFT = (
     r"|in the room|near))"
 )
 _PLACE = r"(?:one|place|spot|location|receptacle|container)"
+_TRIUMPH = (  # what one says of a place that ends the search
+    r"(?:(?:won't|will not|never|doesn't|does not|not going to) (?:disappoint|fail|let (?:me|us|you) down)"
+    r"|(?:search(?:ing)?|hunt(?:ing)?|quest|looking|guessing|mystery|job)(?: \w+)? (?:ends?|stops?|(?:is|'s|will be"
+    r"|are) (?:over|done|solved|finished|at an end))"
+    r"|(?:strikes?|hits?|struck) (?:gold|lucky|oil|home)|(?:'ll|will) succeed|success (?:lies|is|awaits|waits)"
+    r"|(?:can't|cannot|won't) (?:be|go) wrong|jackpot|bingo|treasure|bull'?s[- ]?eye|pay dirt|mother lode"
+    r"|does the trick|the real (?:thing|deal|one)|the goods)\b"
+)
 PROMISE = re.compile(
-    rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}|\bonly (?:the )?P does\b"
-    rf"|\bno further than (?:the )?P\b"
+    rf"\bonly (?:the )?P (?:will |can |would |is going to )?{_OUTCOME}"
+    rf"|\b(?:one|only) {_PLACE} (?:that|which) (?:will )?(?:pays?|works?|matters?|counts?|helps?) is (?:the )?P\b"
+    r"|\bno further than (?:the )?P\b"
     r"|\bP (?:will|is (?:sure|certain|bound|guaranteed|going) to) (?:certainly |surely |definitely )?"
     r"(?:pay off|give|yield|lead to|deliver|contain|have|hold)\b|\bP (?:always )?pays off"
     rf"|\bP is (?:\w+ )?(?:the )?(?:right|correct|winning|true) (?:\w+ )?(?:{_PLACE}|answer|choice|target)\b"
     rf"|\b(?:right|correct|true|actual) (?:{_PLACE}|answer)(?: to \w+)? (?:is|:) (?:the )?P"
     rf"|\bP is (?:the )?(?:only|one) (?:\w+ )?(?:{_PLACE}|option|thing){_LEFT}(?: that| which)?(?: will| can)?"
     r" (?:matters?|works?|helps?|counts?|has|holds|contains|T)\b"
-    r"|\b(?:going|heading|walking|moving)(?: straight)? to P (?:first |now |next )?is (?:definitely "
-    r"|certainly )?(?:right|correct)\b"
     rf"|\bit(?:'s| is) P(?: that| which) {_OUTCOME}|\b(?:answer|solution|winner) is (?:the )?P\b"
     rf"|\b(?:nothing|nowhere|no (?:other )?{_PLACE}) (?:but|than|except|other than|else than) (?:the )?P\b"
-    r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|jackpot|answer|key|solution)\b|^(?:where|location|whereabouts"
+    r"|\bP is (?:\w+ )?(?:the|my|our) (?:winner|answer|key|solution)\b|^(?:where|location|whereabouts"
     r"|source): (?:the )?P\b"
+    rf"|\b(?:it|that|T)(?:'s| is) (?:the )?P,? (?:that |which )?{WANT}|\bP(?:'s| is) (?:the )?(?:one"
+    rf"|{_PLACE}) (?:that |which )?{WANT}"
+    r"|(?<!not )(?<!n't )\b(?:certain|sure|confident) (?:of|about) (?:the )?P(?= ?(?:$|[.,;!]))|\bP (?:is|(?:has to"
+    rf"|must|can only) be) it(?= ?(?:$|[.,;!]))|\bP[^.;]*\b{_TRIUMPH}|{_TRIUMPH}[^.;]*\bP\b"
 )
 IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
 
@@ -224,7 +264,8 @@ IT_IS_P = re.compile(r"\b(?:it|that)(?:'s| is) (?:in |on |at )?(?:the )?P\b")
 _ALL_OTHERS = (
     r"(?:(?:every|all|any|each|none|no)(?: of)?(?: the| these| those)?(?: \w+)? (?:other|remaining|rest"
     r"|else)\b(?: \w+)?"
-    r"|^other \w+|(?:everything|everywhere|all|every place|any place)(?: \w+)? (?:except|apart from|other than|besides)"
+    r"|^other \w+|(?:everything|everywhere|all|every place|any place)(?: \w+)? (?:except|apart from|other than"
+    r"|besides)"
     r"|(?:the|all) (?:(?:remaining|other) \w+|others\b|rest\b(?: of)?(?: the)?(?: \w+)?)|(?:every|any|no)(?:thing"
     r"|where) else"
     r"|elsewhere|any(?:where|thing| place) but|all places but|(?:every|all|each|any|none of the)(?: \w+)? O)"
@@ -236,7 +277,7 @@ _WASTE = (
     r"|without an? [TS]"
     r"|(?:no|not any|of no) (?:use|good|help|point|value)|(?:achieve |contain |hold )?nothing|(?:a )?mistake"
     r"|(?:won't|will not|does not) help"
-    r"|irrelevant|no T|not T|silly|lead nowhere|wrong)"
+    r"|irrelevant|no T|not T|silly|lead nowhere|wrong|decoys?|red herrings?|(?:a )?distractions?|(?:a )?detours?)"
 )
 _ALL_WASTE = rf"\b(?:every|all|each)(?: of the)?(?: \w+){{1,3}} (?:is|are) {_WASTE}\b"
 _HAS_NO_T = (
@@ -248,7 +289,10 @@ OTHERS_WASTE = re.compile(
 )
 _CANNOT = r"(?:don't|doesn't|do not|does not|won't|will not|can't|cannot)"
 OTHER_LACKS = re.compile(
-    rf"\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
+    r"\bO (?:has|have|holds?|contains?) (?:only|just)\b|\bneither (?:the )?O nor (?:the )?O (?:has|have|contains?"
+    r"|holds?|hides?)\b(?! been)"
+    r"|\bO (?:will |all |would )?(?:come|draw|turn)s? (?:up )?(?:empty|an? blank|blanks?|nothing)\b"
+    rf"|\bO (?:\w+ )?{_CANNOT} (?:have|contain|hold|help|offer|store|give)\b"
     rf"|\bO{_up_to(4)} (?:is|are|hold|holds|have|has|contain|contains|will|would|won't|offers?|don't|doesn't|do|does)"
     rf"(?: [\w'-]+){{0,3}}? (?:{_WASTE}|no [TS]|not{_up_to(2)} [TS])\b"
     r"|\b(?:none|neither|nothing) (?:of|in|on|inside)(?: any of)?(?: the| these| those)? (?:\w+ )?O\b[^.;]*"
@@ -259,8 +303,6 @@ OTHER_LACKS = re.compile(
     rf"|on|inside|at)(?: any of)?(?: the)? O\b"
     r"|\b(?:don't|do not|needn't|never|no need to) bother (?:\w+ ){0,3}O\b"
     rf"|\b{_WASTE} to (?:\w+ ){{1,3}}O\b"
-    rf"|\b(?:searching|checking|opening|visiting|going through|looking (?:in|at)) (?:\w+ ){{0,3}}O\b[^.;]*\b(?:is"
-    rf"|would be|will be|would|achieves?) {_WASTE}\b"
 )
 SEEN = re.compile(
     _words(
@@ -272,54 +314,62 @@ SEEN = re.compile(
 
 # --- descriptions and pronouns
 
-_SUBJECT_PRONOUN = r"(?:i|we|you)(?: (?:really|still|just|actually|now))?"
-_AUXILIARY = r"(?:'m| am| are| was| were|'ve been| have been)?"
-WANT = (
-    rf"(?:{_SUBJECT_PRONOUN}{_AUXILIARY} (?:need(?:ed)?|want(?:ed)?|seek(?:ing)?|after|require|lack"
-    rf"|hunting(?: for)?|looking for"
-    r"|searching for|sent (?:for|to \w+)|asked (?:for|to \w+)|told to \w+|supposed to \w+(?: (?:away|up|out|back"
-    r"|down))?"
-    r"|meant to \w+|missing|have to \w+)|(?:the|this|my) task (?:asks for|wants(?: \w+ed)?|needs|requires"
-    r"|calls for|is about))"
-)
 _NO_THING = (
     r"(?!(?:place|places|spot|location|action|actions|step|steps|receptacle|container|room|surface|one|first|last"
-    r"|next|only|key"
-    r"|reason|way|time|information|tool|appliance|option|options|all|much|everything)\b)"
+    r"|next|only|key|reason|way|time|information|tool|appliance|option|options|all|much|everything)\b)"
 )
 WANTED = re.compile(
-    rf"\b(?:exactly )?what(?:ever)? {WANT}(?: to \w+)?\b"
-    rf"|\b(?:the|my|that) {_NO_THING}(?:\w+ )?{_NO_THING}[a-z]+ (?:that |which )?{WANT}\b"
-    r"|\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired|goal)(?: (?:object|item|thing))?\b"
-    r"(?! (?:place|location|receptacle|is to|state))"
+    rf"\b(?:exactly )?what {WANT}(?: to \w+)?\b"
+    rf"|\b(?:the|my|that) {_NO_THING}(?:\w+ )?{_NO_THING}[a-z]+(?: of \w+)? (?:that |which )?{WANT}\b"
+    r"|(?<!P is )(?<!P's )(?<!P as )\b(?:the|my) (?:target|sought|missing|wanted|needed|required|desired"
+    r"|goal)(?: (?:object|item|thing))?\b(?! (?:place|location|receptacle|is to|state))"
     r"|\b(?:the|my) (?:thing|object|item)(?: in question| to \w+)?\b|^target\b"
 )
 _IT = r"(?:it|they|them|one(?: of (?:them|those|these))?|that one|the other(?: one)?|another(?: one)?|some)"
 IT_BEFORE_P = re.compile(
     rf"(?<!open )(?<!check )(?<!close )(?<!search )\b(?!it(?: is|'s) (?:\w+ )?(?:\w+ to|that|time)\b){_IT}(?='s\b"
-    rf"| [\w' -]*{AT}{_up_to(2)} P\b)"
+    rf"|(?:'ll|'d)? [\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_SUBJECT = re.compile(
-    rf"\b(?:it|they)(?='s\b| (?:also |already |has been |have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
+    r"\b(?:it|they)(?='s\b(?! (?:the )?P (?:that|which|where|i)\b)| (?:also |already |has been "
+    rf"|have been )?{BE}\b[\w' -]*{AT}{_up_to(2)} P\b)"
 )
 IT_AFTER_P = re.compile(
-    rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!')"
+    rf"\b({HAS}|find|see|{FETCH}|where)( (?:already|also|exactly|precisely|just))? (?:{_IT}|both|that)\b(?!'(?:ll|d"
+    r"|ve))"
 )
 IT_IS_AT_P = re.compile(rf"\bit(?='s| is)(?=(?:'s| is) (?:\w+ )?{AT} (?:the )?P\b)|^it(?='s| is) (?=where\b)")
 ITS_PLACE = re.compile(r"\bits (?=(?:\w+ )?(?:place|location|spot|home|whereabouts)\b)")
-THAT_IS_WHERE = re.compile(
-    r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))? where\b"
+RELATIVE = re.compile(  # "the T that has to be cooled is in P"
+    rf"(?<=[TS]) (?:that|which|who|i|we|you|the task|my)\b[^.;,TSP]{{1,40}}? (?={BE}{_up_to(2)} {AT}\b[^.;]*P)"
 )
-THAT_IS_THE = re.compile(
-    rf"\b(?:that|this|which)(?:'s| is) (?=(?:the )?[TS]'s |(?:the )?{_PLACE} (?:with|containing|holding|that has|of)\b)"
+_ACTOR = r"(?:i|we|you|it|they|the agent)"
+_IF = (
+    rf"\b(?:had {_ACTOR}|if {_ACTOR}(?: had|'d)?|by|once {_ACTOR}|as soon as {_ACTOR}) (?:\w+ ){{0,2}}"
+    r"(?:go|goes|gone|going|walk\w*|head\w*|open\w*|visit\w*|tr(?:y|ied))\b[^.;TS]*P"
+)
+# "Had it opened P, it would have T by now", "I get T if I go to P", "P would have given us T".
+CONSEQUENCE = re.compile(
+    r"^(?!.*\b(?:whether|may|might|perhaps|maybe|find out|know|tell)\b).*"
+    rf"(?:{_IF}[^.;]*\b(?:would|will|can|'ll|'d)\b[^.;]*[TS]\b|{_IF}[^.;]*[TS] would\b|[TS]\b[^.;]*{_IF}"
+    r"|P would(?:'ve| have) (?!been)\w+[^.;]*[TS]\b)"
+)
+THAT_IS_T = re.compile(
+    r"\b(?:that|this)(?:'s| is)(?! (?:why|how|what|not|an?|because|since|if|when)\b)(?= .*[TS]\b)|\bit(?:'s"
+    r"| is)(?= (?:the )?T's\b)"
+)
+DISLOCATED = re.compile(r"^(?:the|our|my|an?|that) [TS][.!]?$")  # It's on P, the T.
+THAT_IS_WHERE = re.compile(
+    r"\b(?:that|this|which|it|here|there)(?:'s| is)(?: exactly| precisely| just)?(?: the (?:place|spot))?(?: where\b"
+    r"|(?<=place|.spot)(?= (?:the |our |my )?T\b))"
 )
 CONTAINER = re.compile(
     rf"^(?:(?:and|but|so|because|since|as|where) )*(?:it|this|that|which|this one|that one)(?= (?:also |already "
-    rf"|actually |certainly |definitely |does |will )?{HAS}\b)"
+    rf"|actually |certainly |definitely |does |will )?(?:{HAS}|'s got)\b)|^it(?='s got\b)"
 )
 IN_THERE = re.compile(
     r"\b(?:in|on|inside) (?:there|it|them)\b|\binside\b(?= *[.!,]?$)|(?<=\bis )there\b|(?<='s )there\b"
-    r"|(?<!^)\b(?:right )?there\b(?=[.!,]?$)"
+    r"|(?<!^)\b(?:right )?there\b(?=[.!,]?$)|^(?:and )?there(?=,? (?:the|an?|our|my|i|we|you|[TS])\b)"
 )
 O_PRONOUN = re.compile(
     rf"\b(?:they|those|these|it|them)(?= (?:{_CANNOT}|(?:all )?(?:have|has|hold|holds|is|are) (?:no|nothing|not"
@@ -331,8 +381,17 @@ ASIDE = re.compile(
     r", (?:and )?(?:not|rather than|instead of|unlike|as opposed to|of all places|by the way|in fact|of course"
     r"|however|as it happens)\b[^,.;]{0,30}, "
 )
+INSERTION = re.compile(  # "T rests, as it were, on P", "T, which nobody has seen, lies in P"
+    rf"(?<=\w), (?!{GUESS.pattern})(?:(?!{GUESS.pattern})[^,.;TSPO])*,(?= (?:got |there |{BE} |{HAS} )*(?:{AT}|{BE}"
+    rf"|{HAS})\b)"
+)
 PARENTHESIS = re.compile(r"\(((?:[^() ]+ ){2,}[^() ]+)\)")
 CLAUSE_ENDS = re.compile(
-    r",\s+|\s+(?=(?:because|since|but (?!in|on|at|inside|under)|yet|whereas|and that|and (?:it|i|the|we)) )|\s+[—–]\s+"
+    rf",\s+(?!{AT} (?:the )?P[.!]?$|where )|\s+[—–]\s+|:\s+(?=[^\s,:;]+ [^\s,:;]+ [^\s,:;]+)|\s+(?=(?:because|since"
+    r"|but(?! (?:in|on|at|inside|under|also|rather)\b)|yet|though"
+    r"|although|whereas|while|given|on account of|due to|thanks to|owing to|which is why|hence|therefore|thus"
+    r"|so(?= (?:the|i|we|it|you|let|that|that's)\b)"
+    r"|(?<!such )as(?= (?:the [TS]|it|they|there)\b)|for(?= (?:there|it's|it is|it has|the [TS] (?:is|was|lies|sits"
+    r"|stands))\b)|and(?= (?:that|it|i|the|we|you|there|[PTSO])\b)) )"
 )
 NOT_BUT = re.compile(r"(?:\bnot\b|n't\b).*?\bbut ")

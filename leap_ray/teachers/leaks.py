@@ -24,7 +24,7 @@ from leap_ray.errors import UserError
 from leap_ray.teachers import leak_names
 from leap_ray.teachers.leak_claims import claims
 from leap_ray.teachers.leak_code import CODE, code, output, roughly
-from leap_ray.teachers.wording import INSTANCE, has, normal
+from leap_ray.teachers.wording import INSTANCE, has, mended, normal
 from leap_ray.types import Episode
 
 LOCATIONS = ("locations", "targets", "lights")  # entries of a privileged state's facts that map a thing to its place
@@ -36,12 +36,17 @@ FACTS = {
 }  # other entries that are secrets
 _SOLUTION = r"(command|query|answer|output|solution|standard|label|code|program|script|statement|result|list)"
 _SOURCE = re.compile(
-    r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)|ground[- ]truth"
+    r"\b(privileged|hidden (state|information|info|facts?|tests?|attributes?|goal|criteria|requirements?)"
+    r"|ground[- ]truth"
     rf"|(gold(en)?|reference) {_SOLUTION}|(answer|solution) key|simulator('s)? (state|facts?)|oracle|cheat ?sheet"
-    r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|behind the scenes"
-    r"|(evaluation|grading|scoring) (criteria|criterion|rules?)|(the|my|a) (hints?|clues?|notes?) (says?|tells?|points?|shows?)"
-    r"|(the|hidden|unit) (tests?|assertions?|asserts?)( \w+)* (calls?|expects?|asks?|wants?|requires?|demands?|needs?)"
-    r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of)"
+    r"|(i|we) (was|were|am|have been) (told|given|shown|informed) (that|where|the)|secretly|had (i|we) not (known"
+    r"|been told)|behind the scenes"
+    r"|(evaluation|grading|scoring) (criteria|criterion|rules?)|(the|my|a) (hints?|clues?|notes?) (says?|tells?"
+    r"|points?|shows?)"
+    r"|(the|hidden|unit) (tests?|assertions?|asserts?)( \w+)* (calls?|expects?|asks?|wants?|requires?|demands?"
+    r"|needs?)"
+    r"|target (product|item|command|location) is|(i know|expected) (the )?(output|result|answer) (is|of|starts"
+    r"|begins|ends|contains|has|shows|reads)"
     r"|according to the (state|facts|teacher|coach|notes))\b"
 )
 _MONEY = re.compile(r"[$]|\b(price[ds]?|costs?|limit|dollars?|bucks|budget|cheap\w*|spend|pay|afford\w*|expensive)\b")
@@ -57,9 +62,10 @@ class Leak:
 
 def find_leaks(reason: str, seen: str, privileged: PrivilegedState) -> list[Leak]:
     """What `reason` gives away to one who has seen only `seen`. Empty where it is clean."""
+    secrets = list(_secrets(privileged))
+    reason = mended(reason, (name for s in secrets if s.kind == "instance" for name in (s.text, *s.aliases)))
     said, known = normal(reason), normal(seen)
     leaks = [Leak("source", m.group(0)) for m in [_SOURCE.search(said)] if m]
-    secrets = list(_secrets(privileged))
     leaks += [leak for secret in secrets if (leak := _leak(secret, reason, seen))]
     maps = [privileged.facts.get(key) for key in LOCATIONS]
     where = {normal(str(k)): normal(str(v)) for entry in maps if isinstance(entry, Mapping) for k, v in entry.items()}

@@ -7,7 +7,7 @@ case, one space, numbers in digits.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 _UNITS = (
@@ -31,6 +31,7 @@ def normal(text: str) -> str:
     """Lower case, plain quotes, one space, no separators in large numbers, and numbers from ten on in digits."""
     text = text.casefold().replace("’", "'").replace("‘", "'")
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    text = re.sub(r"(?<=\d) ?(?:x|by|×) ?(?=\d)", "x", text)
     text = _POINT.sub(_with_point, text)
     text = _NUMERAL.sub(_in_digits, text)
     return " ".join(text.split())
@@ -89,8 +90,9 @@ def numbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
     said = [number, *([_UNITS[value]] if value < len(_UNITS) else [])]
     ordinal = [rf"{number}(?:st|nd|rd|th)", *([_ORDINALS[value]] if value < len(_ORDINALS) else [])]
     thing = _kind(kind, aliases)
-    after = rf"{thing}(?:[ _#-]|no\.?|number)*(?:\d+(?:, (?:and |or )?|,| and | or | & ))*(?:{'|'.join(said)})"
-    before = rf"(?:{'|'.join(ordinal)}) {thing}(?! \d)"
+    more = r"(?:(?:, (?:and |or )?| and | or | & )\d+(?! \w+s\b))*"
+    after = rf"{thing}(?:[ _#-]|no\.?|number)*(?:\d+(?:, (?:and |or )?|,| and | or | & ))*(?:{'|'.join(said)}){more}"
+    before = rf"(?<!\ba )(?<!another )(?:{'|'.join(ordinal)}) {thing}(?! \d)"
     return re.compile(rf"(?<!\w)(?:{after}|{before})(?!\w)(?! of the)")
 
 
@@ -99,6 +101,32 @@ def unnumbered(name: str, aliases: tuple[str, ...] = ()) -> re.Pattern[str]:
     """The kind of an instance, named without a number."""
     kind = re.sub(r" \d+$", "", name)
     return re.compile(rf"(?<!\w){_kind(kind, aliases)}(?![\w#])(?!-\w)(?! #?\d)")
+
+
+def mended(text: str, names: Iterable[str]) -> str:
+    """The text with typing errors in these names mended: a letter left out, put in or swapped, in words of six letters."""
+    known = {word for name in names for word in re.findall(r"[a-z]{6,}", name.casefold())}
+    return re.sub(r"[A-Za-z]{5,}", lambda match: _meant(match.group(0), known), text) if known else text
+
+
+def _meant(word: str, known: set[str]) -> str:
+    """The one of the known words that this must be an error in, or the word itself."""
+    said = word.casefold()
+    if said in known:
+        return word
+    return next((name for name in known if said[0] == name[0] and _one_slip(said, name)), word)
+
+
+def _one_slip(said: str, name: str) -> bool:
+    """Whether one letter was left out or put in, not at the end (that would be an ending), or two neighbours change places."""
+    if abs(len(said) - len(name)) > 1:
+        return False
+    start = next((i for i, (a, b) in enumerate(zip(said, name, strict=False)) if a != b), min(len(said), len(name)))
+    one, other = said[start:], name[start:]
+    if len(one) == len(other):
+        return one[:2] == other[1::-1] and one[2:] == other[2:]
+    longer, shorter = sorted((one, other), key=len, reverse=True)
+    return bool(shorter) and longer[1:] == shorter
 
 
 def stem(word: str) -> str:

@@ -8,33 +8,66 @@ MOST = 120  # paraphrases of one attribute
 
 # What stands for one word of an attribute.
 _PARTS: dict[str, tuple[str, ...]] = {
+    "added": ("add", "extra", "additional"),
     "adjustable": ("adjust", "changed"),
+    "aging": ("wrinkles", "old age"),
+    "alcohol": ("spirits",),
+    "apply": ("put on", "application"),
+    "artificial": ("synthetic", "fake"),
     "animal": ("animals",),
     "anti": ("non", "not", "no", "against", "fight"),
+    "absorbent": ("absorb", "soak up", "take up water"),
     "absorbing": ("absorb", "soak up", "cushion"),
     "assemble": ("assembly", "put together", "set up", "build"),
     "cancelling": ("cancel", "block", "block out", "keep out", "shut out", "reduce", "suppress"),
     "care": ("care for", "look after", "maintain"),
+    "auto": ("automatic", "automatically", "by itself"),
     "carry": ("portable", "take along", "carry around"),
     "charge": ("charge", "recharge"),
     "charging": ("charge", "recharge"),
+    "carb": ("carbs", "carbohydrates"),
     "clean": ("wash", "wipe", "cleaned", "keep clean"),
     "closure": ("close", "fasten", "do up", "closed"),
+    "colors": ("dyes", "coloring"),
     "comfortable": ("comfy", "comfort"),
+    "damaged": ("damage", "broken", "brittle"),
     "drying": ("dry",),
     "eco": ("environment", "environmentally", "planet", "earth"),
-    "easy": ("easily", "simple", "effortless", "without effort", "no trouble", "hassle free", "straightforward"),
+    "easy": (
+        *("easily", "simple", "effortless", "without effort", "no trouble", "hassle free", "straightforward"),
+        *("breeze", "snap", "cinch", "no fuss"),
+    ),
+    "efficient": ("save", "saving", "economical"),
     "fast": ("quick", "quickly", "rapid"),
     "fit": ("cut", "fitting"),
+    "foam": ("foamy",),
+    "free": ("without", "no", "lack"),
     "fresh": ("freshen", "fresher"),
+    "growth": ("grow", "growing"),
+    "headed": ("heads",),
+    "loss": ("lose", "losing", "thinning", "fall out", "falling out"),
+    "repair": ("mend", "restore", "fix"),
+    "shut": ("turn", "switch", "power"),
+    "sided": ("sides",),
+    "sleeve": ("sleeves", "sleeved", "arms"),
+    "sole": ("soles",),
+    "space": ("room",),
+    "storage": ("store", "stow", "put away"),
+    "store": ("stow", "put away", "storage"),
+    "teeth": ("tooth",),
+    "toe": ("toes",),
+    "treatment": ("treat",),
+    "wicking": ("wick", "wick away", "carry away", "draw off"),
+    "wood": ("wooden", "timber"),
     "friendly": ("suitable", "safe", "fine for", "ok for", "good for"),
     "high": ("rich", "plenty", "lots", "a lot", "full"),
-    "install": ("mount", "set up", "put up", "installation"),
+    "install": ("mount", "put on", "set up", "put up", "installation"),
     "long": ("long",),
     "low": ("few", "little", "reduced", "not much"),
     "prepare": ("make", "cook"),
     "non": ("not", "no", "without", "anti"),
     "reducing": ("reduce", "dampen", "less", "cut", "lower"),
+    "safe": ("proof", "suitable", "fit"),
     "saving": ("save",),
     "proof": (
         "protect from",
@@ -47,9 +80,11 @@ _PARTS: dict[str, tuple[str, ...]] = {
         "hold up against",
         "stand up to",
         "keep out",
+        "not get in",
+        "not get through",
     ),
     "quality": ("grade",),
-    "quick": ("quickly", "fast", "rapid"),
+    "quick": ("quickly", "fast", "rapid", "in no time", "soon"),
     "resistant": (
         "protect from",
         "protect against",
@@ -75,6 +110,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "wireless": ("without wires", "without wire", "without cable", "no wires", "no cable", "cordless"),
     "waist": ("waistband",),
 }
+_INTENSIFIERS = ("super", "ultra", "extra", "very", "highly", "really")
 # What stands for the whole.
 _WHOLE: dict[str, tuple[str, ...]] = {
     "animal testing": ("tested on animals",),
@@ -90,7 +126,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "fade resistant": ("keep its color", "not lose its color", "not fade"),
     "fragrance free": ("unscented", "no scent", "without scent", "no perfume", "without perfume"),
     "heavy duty": ("sturdy", "robust", "rugged", "tough", "take a beating", "take a lot of load"),
-    "high quality": ("good quality", "top quality", "premium quality", "well made", "best quality"),
+    "high quality": ("well built", "good quality", "top quality", "premium quality", "well made", "best quality"),
     "light weight": ("lightweight", "not heavy", "not weigh much", "weigh little", "light to carry"),
     "lightweight": ("not heavy", "not weigh much", "weigh little", "light to carry"),
     "long lasting": (
@@ -110,6 +146,7 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     "non toxic": ("no poison", "no harmful chemicals"),
     "quick drying": ("dry fast", "dry quickly"),
     "slip resistant": ("not slip", "not slide", "good grip"),
+    "storage space": ("offer storage", "have storage", "storage room", "store things", "compartments"),
     "space saving": (
         "save space",
         "take little space",
@@ -120,6 +157,20 @@ _WHOLE: dict[str, tuple[str, ...]] = {
     ),
     "stain resistant": ("not stain", "not get stained", "spill proof"),
     "tumble dry": ("tumble dryer", "dryer safe", "safe in the dryer"),
+    "batteries included": ("comes with batteries", "come with batteries", "batteries in the box"),
+    "closed toe": ("cover the toes", "toes covered"),
+    "day comfort": ("all day", "from morning to night", "hours on end"),
+    "dry skin": ("skin that is dry", "moisturize"),
+    "fully assembled": ("no assembly", "ready built", "already put together", "already assembled"),
+    "gluten free": ("coeliac", "celiac", "no wheat", "without wheat"),
+    "hands free": ("without hands", "without using hands"),
+    "low rise": ("below the waist", "sit low", "low on the hips"),
+    "high waist": ("sit high", "above the hips"),
+    "ready eat": ("eaten right away", "no cooking", "without cooking"),
+    "ready hang": ("hung right away", "hang it right away"),
+    "sensitive skin": ("delicate skin", "irritate the skin", "irritate skin", "skin irritation"),
+    "solid wood": ("massive wood", "real wood"),
+    "travel size": ("small enough to travel", "taken on a trip", "fit in hand luggage"),
     "wall mounted": ("hang on the wall", "hung on the wall", "fixed to the wall"),
     "water resistant": ("waterproof", "not let water in", "get wet without harm"),
     "waterproof": ("keep water out", "keep out water", "not let water in"),
@@ -130,9 +181,9 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 def paraphrases(attribute: str) -> tuple[str, ...]:
     """Other wordings of an attribute, without itself; at most MOST."""
     plain = attribute.casefold()
-    parts = plain.split()
+    parts = [part for part in plain.split() if part not in _INTENSIFIERS] or plain.split()
     if not 1 <= len(parts) <= 3:
         return ()
     mixed = (" ".join(choice) for choice in product(*((part, *_PARTS.get(part, ())) for part in parts)))
-    several = islice(mixed, MOST) if len(parts) > 1 else ()
+    several = islice(mixed, MOST) if len(plain.split()) > 1 else ()
     return tuple(dict.fromkeys(text for text in (*_WHOLE.get(plain, ()), *several) if text != plain))

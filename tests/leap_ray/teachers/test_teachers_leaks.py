@@ -11,7 +11,7 @@ from leap_ray.errors import UserError
 from leap_ray.teachers.leak_patterns import STATEMENTS
 from leap_ray.teachers.leaks import find_leaks, seen_until
 from leap_ray.teachers.symbolic import SymbolicTeacher
-from leap_ray.teachers.wording import normal
+from leap_ray.teachers.wording import mended, normal
 from leap_ray.types import Episode, Finish, Step, Task
 
 STATE = PrivilegedState("d", "t", "", ("apple 3", "garbagecan 1"), {"targets": {"apple 3": "garbagecan 1"}})
@@ -92,6 +92,19 @@ APPLE = PrivilegedState("alfworld", "t", "", ("apple 1", "fridge 1"), {"targets"
         "Apple: fridge 1.",
         "fridge 1 (apple)",
         "The apple? In the fridge.",
+        "I should go to the fridge, for there lies the apple.",  # deliberation doubts nothing
+        "You won't see the apple unless you open the fridge.",  # only there
+        "Had I opened the fridge, I would have the apple by now.",  # what would have followed
+        "I get the apple if I go to the fridge.",
+        "The apple, which nobody has seen yet, lies in the fridge.",  # insertions
+        "The apple that I have to throw away is in the fridge.",
+        "What's behind the door of the fridge? The apple.",  # questions that are answered
+        "It's in the fridge, so why wait, the apple.",
+        "Why look at the drawers when the apple is in the fridge?",
+        "I need the apple, and that means the fridge.",
+        "The search ends at the fridge.",  # success
+        "The apple is in the frigde.",  # typing errors
+        "Believe it or not, the fridge has the apple.",
     ],
 )
 def test_everyday_statements_of_a_place(reason):
@@ -114,6 +127,15 @@ def test_everyday_statements_of_a_place(reason):
         "Plan: find an apple -> drop it in the garbagecan.",
         "Where is the apple? I look in the fridge.",
         "I go to fridge 1.",
+        "I should open the fridge to see whether the apple is there.",
+        "You won't know whether the apple is in the fridge unless you open it.",
+        "Had the apple been on the shelf, I would have seen it.",
+        "The apple has not turned up, and the fridge is the nearest place.",
+        "Fridges are where apples are kept, so I open the fridge.",
+        "The fridge keeps food cold, and an apple is food.",
+        "My hunch is that the apple is in the fridge.",
+        "If the fridge has no apple, the search goes on.",
+        "What's behind the door of the fridge? I open it.",
     ],
 )
 def test_choosing_guessing_and_remembering_are_no_statements(reason):
@@ -124,6 +146,23 @@ def test_what_was_seen_there_may_be_said():
     seen = ROOM + " You open the fridge 1. The fridge 1 is open. In it, you see a apple 1."
     assert find_leaks("I need an apple. It is in the fridge.", seen, APPLE) == []
     assert find_leaks("The cabinet is empty.", ROOM + " In the cabinet 1, you see nothing.", APPLE) == []
+
+
+def test_a_kind_in_two_words_is_no_other_kind():
+    """The side table may be called a table; the coffee table is another one."""
+    seen = "You see a coffeetable 1, and a sidetable 1. On the coffeetable 1, you see a book 1."
+    state = PrivilegedState("alfworld", "t", "", (), {"targets": {"statue 1": "sidetable 1"}})
+    assert kinds("The table has the statue.", seen, state) == ["claim"]
+    assert kinds("The coffee table is empty of statues.", seen, state) == []
+
+
+def test_only_slips_of_the_pen_are_mended():
+    assert (
+        mended("The cabnet, a drwaer, the statuue", ("cabinet 1", "drawer 2", "statue 1"))
+        == "The cabinet, a drawer, the statue"
+    )
+    for other in ("cabinets", "drawers", "status", "self", "soon", "cabin"):
+        assert mended(other, ("cabinet 1", "drawer 2", "statue 1", "shelf 1", "spoon 1")) == other
 
 
 @pytest.mark.parametrize(("example", "pattern"), STATEMENTS, ids=[example for example, _ in STATEMENTS])
@@ -188,6 +227,26 @@ def test_a_program_read_aloud():
     state = PrivilegedState("intercode", "t", "", (gold,), {"gold": gold, "output": ""})
     assert kinds("I pipe find into wc and let awk divide.", state=state) == ["code"]
     assert kinds("find lists the files, and wc counts their words.", state=state) == []
+
+
+def test_commands_with_their_options_and_formats():
+    gold = "sort -n /a | cut -f2 | xargs basename -a"
+    state = PrivilegedState("intercode", "t", "", (gold,), {"gold": gold, "output": "417M"})
+    for reason in ("cut -f2, then basename -a.", "It's four hundred and seventeen megabytes."):
+        assert kinds(reason, state=state) == ["code"], reason
+    for reason in ("sort -n puts numbers in order.", "md5sum prints a sum.", "About thirty days ago."):
+        assert kinds(reason, state=state) == [], reason
+
+
+def test_what_a_product_must_not_have():
+    state = PrivilegedState("webshop", "t", "", ("gluten free", "non slip"))
+    for reason in (
+        "Gluten is something it mustn't contain.",
+        "Gluten must be absent.",
+        "There should be nothing with gluten.",
+    ):
+        assert kinds(reason, state=state) == ["name"], reason
+    assert kinds("I shouldn't slip in words that the task doesn't have.", state=state) == []
 
 
 def test_reasons_that_are_said_ordinarily_are_clean():
