@@ -49,6 +49,7 @@ class Masters:
     names: list[str]
     working: list[torch.nn.Parameter]
     masters: list[torch.nn.Parameter] = field(default_factory=list)
+    cleared: bool = True  # the masters hold nothing of the step to come, whatever their gradients' memory says
 
     @classmethod
     def of(cls, model: Any, lower: torch.dtype | None = None) -> Masters:
@@ -66,15 +67,28 @@ class Masters:
         return made
 
     def gather_gradients(self) -> None:
-        """After each row's backward: add the working gradients to the masters', in float32."""
+        """After each row's backward: add the working gradients to the masters', in float32.
+
+        The masters' gradients keep their memory from step to step: new pages for all of it cost more than the additions.
+        """
         for work, master in zip(self.working, self.masters):
-            if work is master or work.grad is None:
+            if work is master:
                 continue
             if master.grad is None:
-                master.grad = work.grad.float()
-            else:
+                master.grad = None if work.grad is None else work.grad.float()
+            elif self.cleared:
+                master.grad.zero_() if work.grad is None else master.grad.copy_(work.grad)
+            elif work.grad is not None:
                 master.grad += work.grad
             work.grad = None
+        self.cleared = False
+
+    def clear_gradients(self) -> None:
+        """After an optimiser step."""
+        self.cleared = True
+        for work, master in zip(self.working, self.masters):
+            if work is master:
+                work.grad = None
 
     def publish(self) -> None:
         """After an optimiser step: copy the masters into the working weights."""
@@ -146,7 +160,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.clear_gradients()
         self.weights.publish()
         totals = self._sum_over_workers(sums)
         metrics = {k: v / batch.mass for k, v in totals.items() if k != "mass"}
