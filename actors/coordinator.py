@@ -25,6 +25,7 @@ from actors.dataset import read_examples, write_examples
 from actors.environment import EnvironmentPool, PromptSettings
 from actors.learner import PROGRESS, train
 from actors.placement import PROBE, place, soon, teacher_ask
+from actors.privilege_gain import gain_of
 from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from actors.threads import in_thread
@@ -42,6 +43,7 @@ from leap_ray.progress import Board, Stage
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
 from leap_ray.teachers.constrained import draw_steps, state_of
+from leap_ray.teachers.privilege_gain import draw_reasons, leak_line
 from leap_ray.types import Correction, Episode, Sampling, digest
 
 PROBE_EPISODES = 4  # of each domain
@@ -133,6 +135,7 @@ class Coordinator:
             else:
                 await self.correct(iteration, policy)
                 await self.measure_gap(iteration, policy)
+                await self.measure_gain(iteration, policy)
             policy = await self.train(iteration, policy)
             await self.evaluate(iteration, policy)
 
@@ -256,8 +259,8 @@ class Coordinator:
             unknown = len(states) - len(known)
             call = self.teacher.realizability.remote(known, policy.name, unknown)
             result = await calls.wait(call, "the realizability gap")
-            self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
+            self.run.finish(stage, result)  # last, as in `_finish`
 
     async def _words_on(
         self,
@@ -282,6 +285,26 @@ class Coordinator:
 
             await gather.all_of([e for key, e in episodes.items() if key not in words], ask)
             return {**words, **more.by_key}
+
+    async def measure_gain(self, iteration: int, policy: Policy) -> None:
+        """A second opinion on leaks: how much likelier privileged state makes a sample of the iteration's corrected reasons."""
+        for domain in self.config.domains if self.config.teacher.gain_reasons else ():
+            stage, rollouts = (f"iter-{iteration}/{kind}/{domain.name}" for kind in ("privilege_gain", "rollouts"))
+            if self.run.result(stage):
+                continue
+            await self.deploy(policy)
+            with (
+                self.run.records(rollouts, "episodes", Episode, _episode_key) as episodes,
+                self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections,
+            ):
+                limit = self.config.teacher.gain_reasons
+                drawn = draw_reasons(episodes, corrections.by_key, limit, self.config.seed)
+            calls = gather.TeacherCalls(gather.answer_seconds(self.config.teacher))
+            result = await gain_of(drawn, self.pools[domain.name], self.teacher, policy.name, calls)
+            self.metrics.log(f"privilege_gain/{domain.name}", iteration, result)
+            outcomes = (self.run.result(rollouts) or {}).get("outcomes", {})
+            self.board.say(f"iteration {iteration} ({domain.name}): {leak_line(outcomes, result)}")
+            self.run.finish(stage, result)  # last, as in `_finish`
 
     async def evaluate(self, iteration: int, policy: Policy) -> None:
         """Play the evaluation panels; nobody has privileged state there."""

@@ -220,7 +220,8 @@ def _print_tables(folder: Path) -> None:
     from leap_ray.report import tables
 
     wide = out if out.is_terminal else Console(width=max(out.width, 140), markup=False)  # a log has no width to keep to
-    rest = [tables.gathering_table(folder), tables.training_table(folder), tables.spending_table(folder)]
+    gathered = [tables.gathering_table(folder), tables.leaks_table(folder)]
+    rest = [*gathered, tables.training_table(folder), tables.spending_table(folder)]
     for table in [
         tables.evaluation_table(folder),
         tables.comparison_table(folder),

@@ -153,6 +153,9 @@ class TeacherConfig:
     gap_steps: Whole = (
         32  # steps, of all rollouts, on which each iteration's realizability gap is measured (Definition 3.1); 0: none
     )
+    gain_reasons: Whole = (
+        16  # corrected reasons that the student scores with and without privileged state in each iteration; 0: none
+    )
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 
 
