@@ -30,7 +30,7 @@ from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from actors.threads import in_thread
 from leap_ray.config import DomainConfig, RunConfig
-from leap_ray.envs.base import Traits, make_env
+from leap_ray.envs.base import Traits, make_env, read_provenance
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
@@ -73,7 +73,6 @@ class Coordinator:
         self.pools: dict[str, EnvironmentPool] = {}
         self.panels: dict[tuple[str, str], Panel] = {}
         self.traits: dict[str, Traits] = {}
-        self.provenance: dict[str, dict[str, str]] = {}
         self.teacher: Any = None
         self._serving = BASE
         self._iteration = -1
@@ -89,7 +88,6 @@ class Coordinator:
             self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student)
             env = make_env(domain.name, domain.settings)
             self.traits[domain.name] = Traits.of(env)
-            self.provenance[domain.name] = env.provenance()
             for name in {domain.train_panel, domain.eval_panel}:
                 self.panels[domain.name, name] = env.resolve_panel(name)
             env.close()
@@ -331,7 +329,7 @@ class Coordinator:
             "max_length": student.max_length,
             "prompts": self.prompter.hash,
             "settings": domain.settings,
-            **self.provenance[domain.name],
+            **read_provenance(domain, plan.panel),
         }
 
     async def play_panel(self, plan: gather.Plan, policy: Policy, stage: str, title: str) -> Records[Episode]:
@@ -373,7 +371,7 @@ class Coordinator:
     def policy(self, iteration: int) -> Policy:
         """What that iteration trains, under a name never used for other weights: it hashes all that they are computed from."""
         label = "-".join(d.name.split(":")[-1] for d in self.config.domains)
-        name = f"{label}-iter{iteration}-{digest(self.config.hash, iteration, length=8)}"
+        name = f"{label}-iter{iteration}-{digest(self.run.config_hash, iteration, length=8)}"
         return Policy(name, self.run.path / f"iter-{iteration}" / "train" / "weights")
 
     def plan(self, domain: DomainConfig, panel: Panel, seeds: tuple[int, ...], evaluating: bool = True) -> gather.Plan:
