@@ -213,8 +213,9 @@ def _changes(run: Path, made: dict[str, Any], config_hash: str, config_yaml: str
     known = [made.get("config_hash"), *(change["config_hash"] for change in before)]
     different = _differences(run / "config.yaml", config_yaml)
     replaced = {name: values for name, values in different.items() if _is_one_of(REPLACEABLE, name)}
-    if config_hash not in known and (not different or len(replaced) < len(different)):
-        raise _another_configuration(run, known[0], config_hash, different)
+    others = {name: values for name, values in different.items() if name not in replaced}
+    if config_hash not in known and (others or not replaced):
+        raise _another_configuration(run, known[0], config_hash, others)
     if not replaced:
         return []
     words = ", ".join(f"{name} {old} → {new}" for name, (old, new) in replaced.items())
