@@ -25,11 +25,12 @@ from actors.dataset import read_examples, write_examples
 from actors.environment import EnvironmentPool, PromptSettings, TaughtAttempt, Teaching
 from actors.learner import PROGRESS, train
 from actors.placement import PROBE, place, soon, teacher_ask
+from actors.privilege_gain import gain_of
 from actors.student_pool import StudentPool
 from actors.teacher import start_teacher
 from actors.threads import in_thread
 from leap_ray.config import DomainConfig, RunConfig
-from leap_ray.envs.base import Traits, make_env
+from leap_ray.envs.base import Traits, make_env, read_provenance
 from leap_ray.errors import UserError
 from leap_ray.evaluation import summarize
 from leap_ray.journal import Records, RunDirectory
@@ -42,6 +43,7 @@ from leap_ray.progress import Board, Stage
 from leap_ray.serving import BASE
 from leap_ray.tasks import Panel
 from leap_ray.teachers.constrained import draw_steps, state_of
+from leap_ray.teachers.privilege_gain import draw_reasons, leak_line
 from leap_ray.types import Correction, Episode, Sampling, digest
 
 PROBE_EPISODES = 4  # of each domain
@@ -71,7 +73,6 @@ class Coordinator:
         self.pools: dict[str, EnvironmentPool] = {}
         self.panels: dict[tuple[str, str], Panel] = {}
         self.traits: dict[str, Traits] = {}
-        self.provenance: dict[str, dict[str, str]] = {}
         self.teacher: Any = None
         self._serving = BASE
         self._iteration = -1
@@ -99,7 +100,6 @@ class Coordinator:
             self.pools[domain.name] = EnvironmentPool(domain, config.rollout, self.prompts, self.student, teaching)
             env = make_env(domain.name, domain.settings)
             self.traits[domain.name] = Traits.of(env)
-            self.provenance[domain.name] = env.provenance()
             for name in {domain.train_panel, domain.eval_panel}:
                 self.panels[domain.name, name] = env.resolve_panel(name)
             env.close()
@@ -135,6 +135,7 @@ class Coordinator:
             else:
                 await self.correct(iteration, policy)
                 await self.measure_gap(iteration, policy)
+                await self.measure_gain(iteration, policy)
             policy = await self.train(iteration, policy)
             await self.evaluate(iteration, policy)
 
@@ -266,8 +267,8 @@ class Coordinator:
             unknown = len(states) - len(known)
             call = self.teacher.realizability.remote(known, policy.name, unknown)
             result = await calls.wait(call, "the realizability gap")
-            self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
+            self.run.finish(stage, result)  # last, as in `_finish`
 
     async def _words_on(
         self,
@@ -292,6 +293,26 @@ class Coordinator:
 
             await gather.all_of([e for key, e in episodes.items() if key not in words], ask)
             return {**words, **more.by_key}
+
+    async def measure_gain(self, iteration: int, policy: Policy) -> None:
+        """A second opinion on leaks: how much likelier privileged state makes a sample of the iteration's corrected reasons."""
+        for domain in self.config.domains if self.config.teacher.gain_reasons else ():
+            stage, rollouts = (f"iter-{iteration}/{kind}/{domain.name}" for kind in ("privilege_gain", "rollouts"))
+            if self.run.result(stage):
+                continue
+            await self.deploy(policy)
+            with (
+                self.run.records(rollouts, "episodes", Episode, _episode_key) as episodes,
+                self.run.records(rollouts, "corrections", Correction, _corrected_key) as corrections,
+            ):
+                limit = self.config.teacher.gain_reasons
+                drawn = draw_reasons(episodes, corrections.by_key, limit, self.config.seed)
+            calls = gather.TeacherCalls(gather.answer_seconds(self.config.teacher))
+            result = await gain_of(drawn, self.pools[domain.name], self.teacher, policy.name, calls)
+            self.metrics.log(f"privilege_gain/{domain.name}", iteration, result)
+            outcomes = (self.run.result(rollouts) or {}).get("outcomes", {})
+            self.board.say(f"iteration {iteration} ({domain.name}): {leak_line(outcomes, result)}")
+            self.run.finish(stage, result)  # last, as in `_finish`
 
     async def evaluate(self, iteration: int, policy: Policy) -> None:
         """Play the evaluation panels; nobody has privileged state there."""
@@ -318,7 +339,7 @@ class Coordinator:
             "max_length": student.max_length,
             "prompts": self.prompter.hash,
             "settings": domain.settings,
-            **self.provenance[domain.name],
+            **read_provenance(domain, plan.panel),
         }
 
     async def play_panel(self, plan: gather.Plan, policy: Policy, stage: str, title: str) -> Records[Episode]:
@@ -360,7 +381,7 @@ class Coordinator:
     def policy(self, iteration: int) -> Policy:
         """What that iteration trains, under a name never used for other weights: it hashes all that they are computed from."""
         label = "-".join(d.name.split(":")[-1] for d in self.config.domains)
-        name = f"{label}-iter{iteration}-{digest(self.config.hash, iteration, length=8)}"
+        name = f"{label}-iter{iteration}-{digest(self.run.config_hash, iteration, length=8)}"
         return Policy(name, self.run.path / f"iter-{iteration}" / "train" / "weights")
 
     def plan(self, domain: DomainConfig, panel: Panel, seeds: tuple[int, ...], evaluating: bool = True) -> gather.Plan:

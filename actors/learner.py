@@ -113,6 +113,7 @@ def train(
     check_init(init_from, config.method)
     config = resolve_worker(config, gpus(), Installation.here().torch)
     fit_cluster({"learner worker": (config.workers, worker_ask(config)), "data task": (1, DATA_TASK)})
+    drop_other_rows(storage, output, config)
     storage.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     infos, problems = prepare(dataset, model, config, objective, seed, storage / "rows")
@@ -133,6 +134,16 @@ def train(
 # ---- data: examples → selection → rows, as Ray Data operations ----
 
 
+def drop_other_rows(storage: Path, output: Path, config: LearnerConfig) -> None:
+    """Let an unfinished training begin again where its rows are of another size than the configuration's, as its steps are."""
+    index = storage / "rows" / "index.json"
+    if not index.is_file() or (storage / FINISHED).exists():
+        return
+    if json.loads(index.read_text()).get("row_tokens", config.row_tokens) != config.row_tokens:
+        shutil.rmtree(storage)
+        (output / PROGRESS).unlink(missing_ok=True)
+
+
 def prepare(
     dataset: ray.data.Dataset | Sequence[Example],
     model: str,
@@ -148,7 +159,8 @@ def prepare(
         examples = dataset if isinstance(dataset, ray.data.Dataset) else _as_dataset(dataset)
         infos, problems = _pack_all(examples, model, config, objective, seed, folder)
         part = folder / ".index.part"
-        part.write_text(json.dumps({"rows": to_plain(infos), "problems": to_plain(problems)}))
+        made = {"rows": to_plain(infos), "problems": to_plain(problems), "row_tokens": config.row_tokens}
+        part.write_text(json.dumps(made))
         part.replace(index)
     stored = json.loads(index.read_text())
     problems = [Problem(**p) for p in stored["problems"]]

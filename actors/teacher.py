@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from leap_ray.teachers.constrained import State
+    from leap_ray.teachers.privilege_gain import DrawnReason
 
 
 class TeacherMetrics:
@@ -84,6 +85,7 @@ class TeacherActor:
             config, domains, Path(folder), seed=seed, student=student, student_config=student_config, key=key
         )
         self.student, self.student_config = student and Bounded(student, config.concurrency), student_config
+        self.domains, self.seed = domains, seed
         self.metrics = TeacherMetrics(self.teacher.name)
         self.open = 0
         self.spent = 0.0  # by this incarnation of the actor; the ledger has the run's
@@ -164,6 +166,22 @@ class TeacherActor:
         gap = await measure_gap(self.student, prompter, states, policy, unknown=unknown)
         return asdict(gap) if gap.states else {"states": 0, "unknown": gap.unknown}
 
+    async def privilege_gain(self, drawn: Sequence[DrawnReason], policy: str, left_out: int = 0) -> dict[str, Any]:
+        """How much likelier privileged state makes these reasons to `policy`: see `privilege_gain.measure_gain`.
+
+        Needs the student's server and its configuration.
+        """
+        from leap_ray.teachers.privilege_gain import measure_gain
+        from leap_ray.teachers.self_teacher import Hindsight
+
+        if self.student is None or self.student_config is None:
+            raise UserError("the gain of privileged state needs the student's server")
+        hindsight = Hindsight(load_prompter(self.student_config), self.domains)
+        limit = self.student_config.max_length
+        return await measure_gain(
+            self.student, hindsight, drawn, policy, max_length=limit, seed=self.seed, left_out=left_out
+        )
+
     async def close(self) -> None:
         """Give back what the teacher holds."""
         await self.teacher.close()
@@ -187,9 +205,9 @@ def start_teacher(
     """The handle of a teacher that Ray restarts after a crash, repeating the calls it had not answered.
 
     `folder` is the run directory's teacher folder; `student` the StudentPool and `student_config` its configuration, for
-    teachers that are the student itself and for the realizability gap. A paid teacher stays on this node, where its books are;
-    it only waits for HTTP, so it needs no CPU, which a cluster's head may not have. Its key goes from this process to the actor
-    alone.
+    teachers that are the student itself and for the figures that the student scores. A paid teacher stays on this node, where
+    its books are; it only waits for HTTP, so it needs no CPU, which a cluster's head may not have. Its key goes from this
+    process to the actor alone.
     """
     options: dict[str, Any] = {
         **teacher_ask(config.kind).options(),

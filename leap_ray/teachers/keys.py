@@ -44,6 +44,12 @@ def endpoint(config: TeacherConfig) -> str:
     return config.base_url or os.environ.get(service.url_variable, "").strip() or service.url
 
 
+def server_of(config: TeacherConfig) -> str:
+    """The address that is asked, without what may be secret in it: it names who answers."""
+    address = urlsplit(endpoint(config).strip())
+    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}".rstrip("/")
+
+
 def read_key(config: TeacherConfig) -> str:
     """The key out of this process's environment; "" where it holds none."""
     return os.environ.get(key_variable(config), "").strip()

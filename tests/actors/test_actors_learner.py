@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.learner import PROGRESS, TrainResult, train
+from actors.learner import FINISHED, PROGRESS, TrainResult, drop_other_rows, train
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.checkpoint import check_disk, disk_room
@@ -165,6 +165,24 @@ def test_full_weights_leave_a_folder_that_is_a_student_itself(ray_session, model
     trained = AutoModelForCausalLM.from_pretrained(result.folder)
     untuned = AutoModelForCausalLM.from_pretrained(model)
     assert not torch.equal(trained.lm_head.weight.float(), untuned.lm_head.weight.float())
+
+
+def test_rows_of_another_size_begin_an_unfinished_training_again(tmp_path):
+    """Else the row size that a run was resumed with, because memory was short, would wait for the next iteration."""
+    storage, output = tmp_path / "storage", tmp_path
+    (storage / "rows").mkdir(parents=True)
+    index, progress = storage / "rows" / "index.json", output / PROGRESS
+    index.write_text(json.dumps({"rows": [], "problems": [], "row_tokens": CONFIG.row_tokens}))
+    progress.write_text("")
+    drop_other_rows(storage, output, CONFIG)
+    assert index.exists() and progress.exists()
+    (storage / FINISHED).touch()
+    drop_other_rows(storage, output, replace(CONFIG, row_tokens=32))
+    assert index.exists(), "what is finished stays"
+    (storage / FINISHED).unlink()
+    drop_other_rows(storage, output, replace(CONFIG, row_tokens=32))
+    assert not storage.exists() and not progress.exists()
+    drop_other_rows(storage, output, CONFIG)
 
 
 def test_bad_input_is_refused_before_anything_starts(model, tmp_path):

@@ -123,4 +123,6 @@ async def test_what_is_wrong_reaches_the_driver_as_one_sentence(ray_session, tmp
     symbolic = start_teacher(TeacherConfig(), LOCKERS, tmp_path)
     with pytest.raises(UserError, match="needs the student's server"):
         await symbolic.realizability.remote([], "base")
+    with pytest.raises(UserError, match="gain of privileged state needs the student's server"):
+        await symbolic.privilege_gain.remote([], "base")
     ray.kill(symbolic)

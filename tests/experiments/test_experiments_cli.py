@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli, preflight
+from leap_ray.envs.alfworld.households import make_game
 
 GOOD = {
     "name": "tiny",
@@ -134,6 +135,52 @@ def test_resume_takes_settings_of_how_it_computes_and_no_others(tmp_path, capsys
     cli.main(["resume", str(tmp_path / "run"), "--learner.row-tokens", "8192"])
     cli.open_run(asked[0], tmp_path / "run").close()
     assert cli.configuration.load(tmp_path / "run" / "config.yaml").learner.row_tokens == 8192
+
+
+def test_resume_takes_a_server_that_moved_and_says_so(tmp_path, monkeypatch, caplog):
+    teacher = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:8000/v1"}
+    made = cli.configuration.load(written(tmp_path, teacher=teacher))
+    cli.open_run(made, tmp_path / "run").close()
+    asked = []
+    monkeypatch.setattr(cli, "_run", lambda config, folder, verbose: asked.append(config))
+    cli.main(["resume", str(tmp_path / "run"), "--teacher.base-url", "http://127.0.0.1:9000/v1"])
+    assert asked[0].hash != made.hash, "another server is another computation"
+    directory = cli.open_run(asked[0], tmp_path / "run")
+    assert directory.config_hash == made.hash
+    directory.close()
+    assert "teacher.base_url http://127.0.0.1:8000/v1 → http://127.0.0.1:9000/v1" in caplog.text
+
+
+def test_resume_says_that_the_environment_names_another_server(tmp_path, monkeypatch, caplog):
+    config = cli.configuration.load(written(tmp_path, teacher={"kind": "claude"}))
+    for url in ("https://gateway.example/a", "https://user:SECRET@gateway.example/b?key=SECRET"):
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+        cli.open_run(config, tmp_path / "run").close()
+    assert (
+        "teacher https://gateway.example/a → https://gateway.example/b" in caplog.text and "SECRET" not in caplog.text
+    )
+
+
+def test_resume_says_that_a_game_has_changed(tmp_path, caplog):
+    """One byte, in a file of the evaluation panel; the rest of the run's games and its panels' hashes are what they were."""
+    games = tmp_path / "games"
+    for number, split in enumerate(("train", "train", "valid_seen", "valid_seen")):
+        made = make_game(number, "heat", 1)
+        trial = games / "json_2.1.1" / split / f"{made.kind}-Thing-None-Place-{number}" / "trial"
+        trial.mkdir(parents=True)
+        (trial / "game.tw-pddl").write_text(json.dumps(made.game))
+        (trial / "traj_data.json").write_text(json.dumps(made.metadata))
+    settings = {"data": str(games), "cache": str(tmp_path / "cache")}
+    domains = [{"name": "alfworld", "settings": settings, "demo_tasks": 2, "train_tasks": 2, "eval_tasks": 2}]
+    config = cli.configuration.load(written(tmp_path, domains=domains))
+    for _ in range(2):
+        cli.open_run(config, tmp_path / "run").close()
+    assert not caplog.records
+    game = trial / "game.tw-pddl"
+    game.write_text(game.read_text().replace("Your task is to", "Your tusk is to", 1))
+    cli.open_run(config, tmp_path / "run").close()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "made with other data: alfworld valid_seen: games " in said and "alfworld train" not in said
 
 
 def test_help_after_a_configuration_lists_its_settings(tmp_path, capsys):

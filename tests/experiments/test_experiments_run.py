@@ -25,7 +25,7 @@ domains:
   - {name: households, eval_panel: valid, demo_tasks: 3, train_tasks: 5, eval_tasks: 2, max_actions: 4}
 student: {dtype: float32, max_length: 1024, max_tokens: 24, max_sequences: 8, kv_cache_gib: 1}
 rollout: {episodes_per_actor: 3}
-teacher: {correct: all, gap_steps: 2}
+teacher: {correct: all, gap_steps: 2, gain_reasons: 3}
 learner:
   {rank: 8, alpha: 16, learning_rate: 1.0e-3, precision: float32, batch_tokens: 64, row_tokens: 1024, warmup_steps: 1,
    checkpoint_every: 1}
@@ -119,6 +119,21 @@ def test_every_adapter_passed_the_probe_and_evaluations_name_it(undisturbed):
         assert evaluation["policy"] == train["policy"]
 
 
+def gains(run):
+    """What metrics.jsonl holds of the gain of privileged state."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [e for e in events if e["event"] == "privilege_gain/households"]
+
+
+def test_privileged_state_changes_the_probability_of_reasons_and_each_iteration_says_by_how_much(undisturbed):
+    (gain,) = gains(undisturbed)
+    assert (gain["step"], gain["reasons"], gain["left_out"]) == (1, 3, 0)
+    assert gain["gain"] != 0 and 0 <= gain["own_reasons"] <= 3
+    assert gain["interval"] is None or gain["interval"][0] <= gain["gain"] <= gain["interval"][1]
+    (line,) = [text for text in (undisturbed.parent / "log").read_text().splitlines() if "privileged state;" in text]
+    assert line.startswith("iteration 1 (households): 0 of ") and f"{gain['gain']:+.2f}" in line
+
+
 def test_an_episodes_prompts_begin_with_what_was_said(undisturbed):
     from leap_ray.types import Episode, from_json
 
@@ -133,8 +148,10 @@ def test_show_prints_the_tables(undisturbed):
     command = [sys.executable, "-m", "experiments", "show", str(undisturbed)]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
     assert shown.returncode == 0, shown.stderr
-    for word in ("evaluation", "base", "iter-0", "iter-1", "training", "invalid %"):
+    for word in ("evaluation", "base", "iter-0", "iter-1", "training", "invalid %", "revealing %"):
         assert word in shown.stdout
+    (gain,) = gains(undisturbed)
+    assert f"{gain['gain']:+.2f}" in shown.stdout
 
 
 def test_killed_at_every_stage_it_ends_as_if_undisturbed(config, undisturbed, tmp_path):
@@ -153,3 +170,9 @@ def test_killed_at_every_stage_it_ends_as_if_undisturbed(config, undisturbed, tm
     finish(config, run, log)
     assert episode_keys(run) == episode_keys(undisturbed)
     assert examples(run) == examples(undisturbed)
+    before, *more = gains(
+        run
+    )  # the copy's own metrics hold the undisturbed run's; killed in training, it was not done again
+    assert [e["reasons"] for e in more] == [before["reasons"]] and more[0]["gain"] == pytest.approx(
+        before["gain"], abs=0.05
+    )

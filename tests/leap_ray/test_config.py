@@ -1,5 +1,6 @@
 """A configuration is read whole or refused with the name of what is wrong."""
 
+import dataclasses
 import typing
 from pathlib import Path
 
@@ -124,10 +125,102 @@ def test_the_hash_names_what_is_computed():
 def test_the_hash_leaves_out_where_and_how_it_is_computed():
     base = RunConfig("a", (DomainConfig("households"),))
     moved = config.override(
-        base, ["--learner.row-tokens", "8192", "--student.replicas", "3", "--teacher.budget-dollars", "9"], "leap-ray"
+        base, ["--learner.threads", "2", "--student.replicas", "3", "--teacher.budget-dollars", "9"], "leap-ray"
     )
     assert moved != base
     assert moved.hash == base.hash
+
+
+# Why a setting changes nothing that is computed.
+WORDS = "it is shown or written beside the results and read by no stage"
+ROOM = "room on a machine: work waits for it or is refused, and what is asked and answered stays the same"
+TIME = "a limit on waiting: passed, the run stops, or work is done again from its seed"
+ROUNDING = "where the same sums are computed: they differ in rounding alone, as on another machine"
+AGAIN = "how often what failed is done again; each time it begins from the same seed or checkpoint"
+WAYS = "how the same request travels: the request itself and who answers it stay the same"
+MONEY = "counted in the ledger; a stage that lacks answers for want of money is not done"
+EXACT = "another way to compute the same function: equal but for rounding (tests/leap_ray/learning)"
+REASONS = {
+    "": {"name": WORDS, "trackers": WORDS, "min_free_gib": ROOM},
+    "student": {
+        "replicas": "each request has a seed of its own, and an episode stays on one server, all of which hold the same weights",
+        "gpus_per_replica": ROUNDING,
+        "tensor_parallel": ROUNDING,
+        "gpu_memory": ROOM,
+        "kv_cache_gib": ROOM,
+        "max_sequences": ROOM,
+        "adapters": ROOM,
+        "cpus_per_replica": ROOM,
+        "threads": ROUNDING,
+        "start_timeout": TIME,
+        "request_timeout": TIME,
+    },
+    "rollout": {
+        "actors": "an episode is made from (task, seed, policy), whoever plays it",
+        "episodes_per_actor": "an episode is made from (task, seed, policy), whatever is played beside it",
+        "recycle_after": "a fresh actor plays as an old one does: nothing is carried from one episode to the next",
+        "max_restarts": AGAIN,
+        "episode_timeout": TIME,
+    },
+    "teacher": {
+        "api_key_env": WAYS,
+        "http_in_private_network": WAYS,
+        "mode": WAYS,
+        "timeout": TIME,
+        "max_retries": AGAIN,
+        "concurrency": ROOM,
+        "budget_dollars": MONEY,
+        "prices": MONEY,
+        "cache_dir": "it holds answers of the same server and model to the very same request (build.shared_answers)",
+        "batch_quiet": "when a batch leaves, not what is in a request",
+        "answer_timeout": TIME,
+    },
+    "learner": {
+        "activation_checkpointing": EXACT,
+        "attention": EXACT,
+        "workers": "a step's rows are planned before they are dealt to workers (schedule.plan_steps)",
+        "gpus_per_worker": ROUNDING,
+        "cpus_per_worker": ROOM,
+        "threads": ROUNDING,
+        "start_timeout": TIME,
+        "max_failures": AGAIN,
+        "checkpoint_every": "a training that was interrupted equals an undisturbed one",
+    },
+}
+
+
+def test_every_operational_setting_has_its_reason():
+    given = {section: set(names) for section, names in config.OPERATIONAL.items()}
+    assert {section: set(reasons) for section, reasons in REASONS.items()} == given
+    assert all(reason for reasons in REASONS.values() for reason in reasons.values())
+
+
+def alternative(value):
+    """Another value of a setting."""
+    if isinstance(value, dict | tuple | bool):
+        return {dict: {"input": 1.0, "output": 1.0}, tuple: (), bool: not value}[type(value)]
+    named = {None: None, "auto": 0.0, "live": "batch", "blocks": "sdpa", "fail": "drop", "a": "b"}
+    return named[value] if isinstance(value, str) else (value or 0) + 1
+
+
+SETTINGS = [
+    (kind, section, name)
+    for kind, settings in (("operational", config.OPERATIONAL), ("replaceable", config.REPLACEABLE))
+    for section, names in settings.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("kind", "section", "name"), SETTINGS)
+def test_the_hash_is_the_same_under_operational_settings_and_another_under_replaceable_ones(kind, section, name):
+    base = RunConfig("a", (DomainConfig("households"),), learner=LearnerConfig(row_tokens=8192))
+    owner = getattr(base, section) if section else base
+    texts = {"api_key_env": "MY_KEY", "cache_dir": "/answers", "base_url": "http://127.0.0.1:8000/v1"}
+    shares = {"gpu_memory": 0.5, "max_failed": 0.2, "max_lost": 0.1}
+    value = (texts | shares).get(name, alternative(getattr(owner, name)))
+    changed = dataclasses.replace(owner, **{name: value})
+    moved = dataclasses.replace(base, **{section: changed}) if section else changed
+    assert moved != base and (moved.hash == base.hash) == (kind == "operational")
 
 
 def test_options_go_over_the_file():

@@ -1,5 +1,6 @@
 """What the journal acknowledges is there after a crash at any byte."""
 
+import json
 import os
 import subprocess
 import sys
@@ -138,3 +139,50 @@ def test_a_run_goes_on_with_its_own_prompts_and_says_that_versions_have_changed(
     assert "ray 2.60.0 → 2.61.0, vllm 0.32 → None" in caplog.text
     with pytest.raises(UserError, match=r"made with other prompts \(p1; now p2\)"):
         run.bind("abc", "name: x\n", {**facts, "prompts": "p2"})
+
+
+def test_a_setting_without_which_a_run_might_never_go_on_is_replaced_said_and_kept(tmp_path, caplog):
+    run = RunDirectory(tmp_path)
+    run.bind("h1", "teacher: {base_url: a, prices: {input: 1}, model: m}\n", {})
+    run.bind("h2", "teacher: {base_url: b, prices: {input: 2}, model: m}\n", {})
+    assert "teacher.base_url a → b" in caplog.text and "prices" not in caplog.text
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    change = {"setting": "teacher.base_url", "before": "a", "after": "b", "config_hash": "h2"}
+    assert (manifest["config_hash"], manifest["changes"]) == ("h1", [change])
+    assert run.config_hash == "h1", "weights keep their names"
+    caplog.clear()
+    run.bind("h2", "teacher: {base_url: b, prices: {input: 2}, model: m}\n", {})
+    assert not caplog.records, "a run that goes on as it is says nothing"
+    run.bind("h1", "teacher: {base_url: a, prices: {input: 2}, model: m}\n", {})
+    assert "teacher.base_url b → a" in caplog.text
+    with pytest.raises(
+        UserError, match=r"another configuration \(h1; this one is h3\): teacher.model is m there, other here; choose"
+    ):
+        run.bind("h3", "teacher: {base_url: c, model: other}\n", {})
+    assert "base_url: a" in (tmp_path / "config.yaml").read_text()
+
+
+def test_killed_between_manifest_and_settings_a_replaced_run_goes_on_with_either(tmp_path):
+    for settings, given in (("a", "h1"), ("b", "h2")):
+        folder = tmp_path / given
+        run = RunDirectory(folder)
+        run.bind("h1", "learner: {row_tokens: a}\n", {})
+        run.bind("h2", "learner: {row_tokens: b}\n", {})
+        (folder / "config.yaml").write_text("learner: {row_tokens: a}\n")  # as it was
+        run.bind(given, f"learner: {{row_tokens: {settings}}}\n", {})
+        assert settings in (folder / "config.yaml").read_text()
+
+
+def test_resume_says_that_data_and_servers_have_changed(tmp_path, caplog):
+    facts = {
+        "data": {"alfworld train: games": "aa", "alfworld valid_seen: games": "bb"},
+        "servers": {"teacher": "http://a"},
+    }
+    run = RunDirectory(tmp_path)
+    run.bind("abc", "name: x\n", facts)
+    run.bind("abc", "name: x\n", {"data": facts["data"]})  # an evaluation asks no server
+    assert not caplog.records
+    now = {"data": {**facts["data"], "alfworld valid_seen: games": "cc"}, "servers": {"teacher": "http://b"}}
+    run.bind("abc", "name: x\n", now)
+    assert "made with other data: alfworld valid_seen: games bb → cc;" in caplog.text
+    assert "made with other servers: teacher http://a → http://b;" in caplog.text and " aa" not in caplog.text

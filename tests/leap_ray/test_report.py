@@ -5,7 +5,14 @@ import json
 
 from rich.console import Console
 
-from leap_ray.report.tables import comparison_table, evaluation_table, gathering_table, kinds_tables, spending_table
+from leap_ray.report.tables import (
+    comparison_table,
+    evaluation_table,
+    gathering_table,
+    kinds_tables,
+    leaks_table,
+    spending_table,
+)
 
 
 def printed(table):
@@ -102,6 +109,24 @@ def test_the_gap_stands_with_its_interval_and_number_of_steps(tmp_path):
         (tmp_path / "iter-1" / stage / "toy").mkdir(parents=True)
         (tmp_path / "iter-1" / stage / "toy" / "done.json").write_text(json.dumps(result))
     assert "0.06 [0.01–0.14] n=20" in printed(gathering_table(tmp_path))
+
+
+def test_the_students_opinion_on_leaks_stands_beside_the_leak_checks(tmp_path):
+    assert leaks_table(tmp_path) is None
+    outcomes = {"corrected": 30, "reveals privileged state": 2, "agreed": 9}
+    gain = {"gain": 0.4149, "interval": [0.1, 0.8], "reasons": 16, "own": -0.05, "own_reasons": 15, "left_out": 0}
+    for iteration in (1, 2):
+        for stage, result in (("rollouts", {"outcomes": outcomes}), ("privilege_gain", gain)):
+            folder = tmp_path / f"iter-{iteration}" / stage / "toy"
+            folder.mkdir(parents=True)
+            if iteration == 1 or stage == "rollouts":  # the second iteration is not measured yet
+                (folder / "done.json").write_text(json.dumps(result))
+    lines = printed(leaks_table(tmp_path)).splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "toy" in line]
+    assert rows == [
+        ["iter-1", "toy", "32", "2", "6.2", "+0.41 [+0.10, +0.80] n=16", "-0.05"],
+        ["iter-2", "toy", "32", "2", "6.2", "", ""],
+    ]
 
 
 def test_what_an_environment_calls_its_kinds_is_no_markup(tmp_path):

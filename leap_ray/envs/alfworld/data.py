@@ -15,7 +15,7 @@ import sys
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from leap_ray.types import Task
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
 TYPES = tuple(KINDS.values())  # task types, as traj_data.json names them
 LAYOUT = "json_2.1.1"
+FILES = ("game.tw-pddl", "traj_data.json")  # of a game
 REMEDY = "`leap-ray data alfworld` finds, fetches and unpacks the games"
 
 
@@ -84,6 +85,20 @@ class Games:
         if not (folder / "game.tw-pddl").is_file():
             raise UserError(f"ALFWorld game file {folder / 'game.tw-pddl'} is missing; {REMEDY}")
         return folder
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every playable game, by id."""
+        return tuple(Task("alfworld", i, i.partition("/")[0], kind) for i, kind in sorted(self.kinds.items()))
+
+    def content(self, tasks: Iterable[Task]) -> str:
+        """Names what these tasks' games hold: a hash of each one's id and of both its files. A process reads them once."""
+        whole = hashlib.sha256()
+        for task in sorted(tasks, key=lambda task: task.id):
+            folder = self.path(task)
+            hashes = " ".join(_content(folder / name) for name in FILES)
+            whole.update(f"{task.id} {hashes}\n".encode())
+        return whole.hexdigest()[:12]
 
     def summary(self, unpacked: tuple[str, ...] = ()) -> Summary:
         counts = {split: Counter(k for i, k in self.kinds.items() if i.startswith(f"{split}/")) for split in SPLITS}
@@ -206,9 +221,23 @@ def _scan(folder: Path) -> list[tuple[str, str]]:
     found = []
     for split in SPLITS:
         for trial in sorted((folder / LAYOUT / split).glob("*/*/")):
-            stats = [_stat(trial / name) for name in ("game.tw-pddl", "traj_data.json")]
+            stats = [_stat(trial / name) for name in FILES]
             found.append((f"{split}/{trial.parent.name}/{trial.name}", " ".join(stats)))
     return found
+
+
+def _content(path: Path) -> str:
+    """Hash of the file, read again only when it has changed. Raises UserError if it cannot be read."""
+    try:
+        stat = path.stat()
+        return _sha256(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    except OSError as error:
+        raise UserError(f"ALFWorld game file {path} cannot be read ({error.strerror}); {REMEDY}") from None
+
+
+@lru_cache(maxsize=20_000)  # all games there are, both files
+def _sha256(path: Path, stamp: tuple[int, ...]) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _stat(path: Path) -> str:

@@ -15,14 +15,15 @@ from typing import Any, ClassVar
 
 from leap_ray.envs.alfworld.data import Games, find_games
 from leap_ray.envs.alfworld.engine import AlfworldEngine
-from leap_ray.envs.alfworld.households import REAL, Game, make_game
+from leap_ray.envs.alfworld.household_files import generator_files
+from leap_ray.envs.alfworld.households import REAL, SIZES, VERSION, Game, make_game
 from leap_ray.envs.alfworld.privileged import GameSecrets
 from leap_ray.envs.alfworld.words import synonyms
 from leap_ray.envs.alfworld.world import KINDS
 from leap_ray.envs.base import Expert, PrivilegedState, TextEnv, task_of
 from leap_ray.errors import UserError
 from leap_ray.tasks import Panel
-from leap_ray.types import Task
+from leap_ray.types import Task, digest
 
 _TASK = re.compile(r"Your task is to: (.*)")
 _NAMES = re.compile(r"[a-z]+ \d+")
@@ -76,6 +77,10 @@ class AlfworldEnv(TextEnv):
     def panel(self, name: str) -> Panel:
         """train, valid_seen, valid_unseen or valid_train. Raises UserError for another, or for one without games."""
         return self._games.panel(name)
+
+    def provenance(self, panel: Panel | None = None) -> dict[str, str]:
+        """The content of the games' files."""
+        return {"games": self._games.content(panel.tasks if panel else self._games.tasks)}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start `options["task"]`. Games are deterministic: the seed changes nothing."""
@@ -187,6 +192,10 @@ class HouseholdsEnv(AlfworldEnv):
         if name not in self._panels:
             self._panels[name] = Panel.of(self.domain, name, [self._task(name, i) for i in range(self.counts[name])])
         return self._panels[name]
+
+    def provenance(self, panel: Panel | None = None) -> dict[str, str]:
+        """What a task's id is made into a game by: the generator's version, its tables and alfworld's own files."""
+        return {"games": f"generator {VERSION}, {digest(SIZES, self.SEEDS, generator_files())}"}
 
     def _task(self, panel: str, number: int) -> Task:
         short, kind = list(KINDS.items())[number % len(KINDS)]

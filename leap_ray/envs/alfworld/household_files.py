@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from leap_ray.envs.alfworld.inventories import Inventories
+from leap_ray.envs.alfworld.inventories import DATA, Inventories
 from leap_ray.envs.alfworld.world import DEVICES, KINDS
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ def domain_and_grammar() -> tuple[str, str]:
     """alfworld's own alfred.pddl and alfred.twl2."""
     data = resources.files("alfworld") / "data"
     return (data / "alfred.pddl").read_text(), (data / "alfred.twl2").read_text()
+
+
+@cache
+def generator_files() -> dict[str, str]:
+    """Hashes of the files that games are made from: the tables of rooms, and alfworld's domain, grammar and task wordings."""
+    package = resources.files("alfworld")
+    sources = [package / "data" / "alfred.pddl", package / "data" / "alfred.twl2", package / "gen" / "goal_library.py"]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in [DATA, *sources]}
 
 
 def game_file(

@@ -21,6 +21,7 @@ from leap_ray.envs.alfworld.world import DEVICES, KINDS, SHORT, Goal, World
 from leap_ray.errors import UserError
 from leap_ray.types import digest
 
+VERSION = 1  # of the generator: raise it when a seed, a task type and a size give another game
 SIZES = {1: (4, 6), 2: (6, 10), 3: (10, 18), 4: (16, 30)}  # size → places, things; 5: as many as the real rooms have
 REAL = 5
 LONGEST = 30  # actions: a game whose plan needs more is drawn anew (real ones need 10 at most)

@@ -99,7 +99,7 @@ class InterCodeEnv(TextEnv):
             raise UserError(f"intercode: there is no panel {name!r}: {', '.join(self._split)}")
         return Panel.of(self.domain, name, [Task(self.domain, i.id, name, i.kind) for i in self._split[name]])
 
-    def provenance(self) -> dict[str, str]:
+    def provenance(self, panel: Panel | None = None) -> dict[str, str]:
         """The content of tasks and of what they are set in, since ids are positions in a file, and what commands run on."""
         return {"tasks": self.tasks.digest, "runs on": self._game.runs_on}
 

@@ -117,7 +117,7 @@ class WebShopEnv(TextEnv):
         self.steps = 0
         self._seed = 0
 
-    def provenance(self) -> dict[str, str]:
+    def provenance(self, panel: Panel | None = None) -> dict[str, str]:
         """The products' content."""
         manifest = self.catalogue.manifest
         stamps = sorted(stamp["sha256"] for stamp in manifest["files"])

@@ -1,6 +1,7 @@
 """Finding, unpacking and indexing games, on a small data folder made of households."""
 
 import json
+import os
 import shutil
 import sys
 import tarfile
@@ -224,3 +225,26 @@ def test_real_games_are_as_the_data_says(alfworld_data):
     }
     assert [summary.counts["valid_seen"][kind] for kind in TYPES] == [35, 13, 27, 16, 25, 24]
     assert summary.skipped == {}
+
+
+def test_a_panels_content_is_its_own_games_both_files_of_them_wherever_they_lie(look, folder, tmp_path):
+    def content(games, *splits):
+        return [games.content(games.panel(split).tasks) for split in splits]
+
+    train, seen = content(look(), "train", "valid_seen")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    copied = find_games(copy, tmp_path / "cache")
+    assert content(copied, "train", "valid_seen") == [train, seen] and train != seen
+    assert copied.content(copied.panel("train").tasks[::-1]) == train
+    assert copied.content(copied.panel("train").tasks[1:]) != train != copied.content(copied.tasks)
+    for name in ("game.tw-pddl", "traj_data.json"):
+        path = copy / "json_2.1.1" / copied.panel("valid_seen").tasks[3].id / name
+        whole, stat = path.read_bytes(), path.stat()
+        path.write_bytes(whole.replace(b"a", b"b", 1))  # one byte: neither size nor, below, time of change
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert content(copied, "valid_seen") != [seen] and content(copied, "train") == [train]
+        path.write_bytes(whole)
+        assert content(copied, "valid_seen") == [seen]
+    path.unlink()
+    with pytest.raises(UserError, match=r"traj_data\.json cannot be read \(No such file"):
+        content(copied, "valid_seen")

@@ -248,6 +248,8 @@ def test_provenance_names_content_and_not_places(tmp_path: Path):
     shipped = make_env("intercode", {"language": "sql"}).provenance()
     assert made["same"].provenance() == shipped != made["other"].provenance()
     assert shipped["runs on"] == "sqlite"
+    households = [make_env("households", settings).provenance() for settings in ({}, {"counts": {"valid": 3}})]
+    assert households[0] == households[1] and households[0]["games"].startswith("generator ")
     shops = [make_env("webshop", {"products": count}).provenance() for count in (50, 50, 60)]
     assert shops[0] == shops[1] != shops[2]
 

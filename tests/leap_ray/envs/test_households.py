@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from leap_ray.envs.alfworld import households, inventories
+from leap_ray.envs.alfworld import env, household_files, households, inventories
 from leap_ray.envs.alfworld.engine import AlfworldEngine
 from leap_ray.envs.alfworld.env import HouseholdsEnv
 from leap_ray.envs.alfworld.households import Game, make_game
 from leap_ray.envs.alfworld.world import KINDS, Goal, World
 from leap_ray.errors import UserError
+from leap_ray.types import digest
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,25 @@ def test_the_tables_are_those_of_the_training_games(alfworld_data: Path):
     paths = sorted((alfworld_data / "json_2.1.1" / "train").rglob("game.tw-pddl"))
     pairs = ((json.loads(p.read_text()), json.loads(p.with_name("traj_data.json").read_text())) for p in paths)
     assert json.loads(inventories.DATA.read_text()) == inventories.measure(pairs)
+
+
+GAMES = {1: "df85cada0eb6"}  # the generator's version: what its games are
+
+
+def test_another_game_from_the_same_arguments_is_another_version_of_the_generator():
+    """Households' results name the version: where this fails, raise households.VERSION and add a line."""
+    games = [make_game(seed, kind, size) for seed, kind, size in zip(range(12), [*KINDS] * 2, [1, 2, 3, 4] * 3)]
+    assert (
+        digest([[g.game["pddl_problem"], g.game["walkthrough"], g.metadata] for g in games])
+        == GAMES[households.VERSION]
+    )
+
+
+def test_what_games_are_made_from_is_part_of_their_name(monkeypatch):
+    before = HouseholdsEnv().provenance()
+    assert HouseholdsEnv(sizes=[1, 2]).provenance() == before, "a task's id says the size"
+    monkeypatch.setattr(env, "VERSION", households.VERSION + 1)
+    assert HouseholdsEnv().provenance() != before
+    monkeypatch.undo()
+    monkeypatch.setattr(env, "generator_files", lambda: {**household_files.generator_files(), "alfred.pddl": "other"})
+    assert HouseholdsEnv().provenance() != before

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from leap_ray.config import LearnerConfig
+from leap_ray.config import OPERATIONAL, REPLACEABLE, LearnerConfig
 from leap_ray.learning.aggregate import Header, select
 from leap_ray.learning.objectives import branches_of
 from leap_ray.learning.prefix_tree import Kind, Row, build_row
@@ -23,6 +23,7 @@ from leap_ray.learning.rows import (
     row_from_record,
     to_record,
 )
+from leap_ray.learning.schedule import plan_steps
 from leap_ray.types import Example
 
 # Templates in the manner of three families, and the token that ends a turn in each.
@@ -209,3 +210,37 @@ def test_a_window_is_stored_and_read_back(tmp_path, objective):
         assert (info.tokens, info.loss_tokens, info.plain_tokens) == (row.tokens, row.loss_tokens, row.plain_tokens)
         assert row.tokens <= config.row_tokens and row.ids.dtype == np.int32
         assert sorted(set(row.kinds.tolist())) == {"sft": [0], "dpo": [0, 1], "kto": [0, 1, 2]}[objective]
+
+
+OTHERS = {
+    "activation_checkpointing": True, "attention": "sdpa", "workers": 3, "gpus_per_worker": 0.5, "cpus_per_worker": 2.0,
+    "threads": 7, "start_timeout": 1.0, "max_failures": 0, "checkpoint_every": 1,
+}  # fmt: skip
+
+
+def steps_of(folder, **settings):
+    """Which examples every optimiser step of a training holds."""
+    config = LearnerConfig(**{"row_tokens": 64, "batch_tokens": 24, "epochs": 2, **settings})
+    examples, folder = tiny.episodes(count=8), folder / str(len(list(folder.iterdir())))
+    folder.mkdir()
+    headers = [Header.of("toy", 0, e.task.id, e.id, seed=0) for e in examples]
+    infos, _ = pack_window(
+        examples,
+        folder=folder,
+        selection=select(headers, config, 0),
+        config=config,
+        objective="sft",
+        stop_ids=[tiny.STOP],
+    )
+    names = {i.id: row_from_record(read_record(folder, i.file, i.index)).examples for i in infos}
+    plan = plan_steps(infos, config, 0, config.workers)
+    return [sorted(name for hand in step.rows for row in hand if row for name in names[row.id]) for step in plan]
+
+
+def test_no_operational_setting_changes_which_examples_a_step_holds(tmp_path):
+    base = steps_of(tmp_path)
+    assert set(OTHERS) == set(OPERATIONAL["learner"])
+    for name, value in OTHERS.items():
+        assert steps_of(tmp_path, **{name: value}) == base, name
+    assert len(base) > 2 and steps_of(tmp_path, row_tokens=32) != base, "hence row_tokens is none of them"
+    assert "row_tokens" in REPLACEABLE["learner"]

@@ -11,7 +11,7 @@ from desks import privileged
 
 from leap_ray.config import DomainConfig, RunConfig, TeacherConfig
 from leap_ray.errors import UserError
-from leap_ray.teachers.build import build_teacher, check_teacher
+from leap_ray.teachers.build import build_teacher, check_teacher, shared_answers
 from leap_ray.teachers.keys import FILLER, check_key, read_key, withheld
 
 FREE = {"input": 0.0, "output": 0.0}
@@ -190,3 +190,14 @@ def test_processes_started_meanwhile_inherit_no_key(monkeypatch):
         inherited = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
     assert not {"ANTHROPIC_API_KEY", "OPENAI_API_KEY", "RENAMED"} & set(inherited) and "RAY_AUTH_TOKEN" in inherited
     assert os.environ["ANTHROPIC_API_KEY"] == ANTHROPIC and os.environ["RENAMED"] == "sk-ant-other"
+
+
+async def test_servers_that_call_their_models_alike_share_no_answers(tmp_path):
+    shared = str(tmp_path / "shared")
+    async with ChatServer() as first, ChatServer() as second:
+        await sent_to(first, tmp_path / "a", cache_dir=shared)
+        await sent_to(first, tmp_path / "b", cache_dir=shared)
+        assert len(first.bodies) == 1, "another run has the answer for nothing"
+        await sent_to(second, tmp_path / "c", cache_dir=shared)
+        assert len(second.bodies) == 1
+    assert shared_answers(TeacherConfig(kind="claude", cache_dir=shared)) == tmp_path / "shared"
