@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from leap_ray.evaluation import clustered_wilson, compare, summarize, wilson
-from leap_ray.types import Episode, Finish, Step, Task
+from leap_ray.evaluation import clustered_wilson, compare, ends_in_loop, summarize, wilson
+from leap_ray.types import Episode, Finish, Proposal, Step, Task
 
 
 def episode(number, success, actions=4, invalid=0, kind="heat", parts=None):
@@ -95,3 +95,28 @@ def test_the_interval_covers_the_rate_whatever_the_number_of_seeds(seeds, mean):
         )
         covered += low <= mean <= high
     assert covered >= 920  # 660 with Wilson's interval over all episodes of five seeds
+
+
+def repeating(*pairs, success=False, proposals=()):
+    """An episode of these (observation, action) pairs; at the steps in `proposals` a teacher acted in the place of "wait"."""
+    steps = []
+    for t, (seen, action) in enumerate(pairs):
+        own = Proposal("", "wait", False, "", (1,), (-1.0,), cause="not here") if t in proposals else None
+        steps.append(Step(seen, (), "", action, True, 0.0, proposal=own))
+    finish = Finish.SUCCESS if success else Finish.MAX_ACTIONS
+    return Episode(Task("d", "t", "train"), 0, "base", "", tuple(steps), "", float(success), success, finish)
+
+
+def test_a_loop_is_a_failed_episode_whose_last_steps_only_repeat():
+    search = [("hall", "a"), ("room a", "b"), ("room b", "c")]
+    assert ends_in_loop(repeating(*search, ("wall", "x"), ("wall", "x"), ("wall", "x"), ("wall", "x")))
+    assert not ends_in_loop(repeating(*search, ("wall", "x"), ("wall", "x"), ("wall", "y")))
+    assert not ends_in_loop(repeating(*search, *search, success=True)), "a won episode is none"
+    assert not ends_in_loop(repeating(("wall", "x"), ("wall", "x"), ("wall", "x"))), "too short to tell"
+    assert ends_in_loop(repeating(*search, *search)), "a loop may have several steps"
+    assert not summarize([]).causes and summarize([repeating(*search, *search)]).loops == 1
+
+
+def test_invalid_actions_are_the_students_also_where_a_teacher_acted():
+    figures = summarize([repeating(("hall", "a"), ("room", "b"), success=True, proposals=(1,))])
+    assert figures.invalid == 0.5 and figures.causes == {"not here": 1}

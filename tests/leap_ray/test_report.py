@@ -8,6 +8,7 @@ from rich.console import Console
 from leap_ray.report.tables import (
     comparison_table,
     evaluation_table,
+    failure_table,
     gathering_table,
     kinds_tables,
     leaks_table,
@@ -139,3 +140,15 @@ def test_what_an_environment_calls_its_kinds_is_no_markup(tmp_path):
         console.print(table)
     shown = console.file.getvalue()
     assert "[/x]" in shown and "[red]y" in shown and "[bold]p" in shown
+
+
+def test_why_a_student_fails_is_counted_by_cause(tmp_path):
+    plays = {"episodes": 10, "actions": 8.0, "score_scale": 100.0, "score": 0.5}
+    won = {"success": 0.4, "loops": 3, "invalid": 0.25, "causes": {"not here": 12, "unparsed": 8}}
+    taught = {"success": 1.0, "loops": 0, "invalid": 0.5, "causes": {"unparsed": 40}, "intervened": 0.3}
+    for stage, figures in {"iter-1/evaluate": won, "iter-1/rollouts": taught}.items():
+        (tmp_path / stage / "households").mkdir(parents=True)
+        (tmp_path / stage / "households" / "done.json").write_text(json.dumps(plays | figures))
+    rows = [line.replace("│", " ").split() for line in printed(failure_table(tmp_path)).splitlines()]
+    assert ["iter-1", "evaluation", "households", "60", "30", "25", "15", "10"] in rows
+    assert ["iter-1", "rollouts", "households", "0", "0", "50", "0", "50", "30"] in rows
