@@ -1,6 +1,7 @@
 """A teacher at the student's side: who acts, what stands in the history, what is kept of the student, what is trained on."""
 
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from corridor import Corridor, CorridorExpert
 
 from leap_ray.config import build
 from leap_ray.envs.alfworld.env import HouseholdsEnv
+from leap_ray.envs.base import make_env
 from leap_ray.errors import PrivilegeError, UserError
 from leap_ray.learning.examples import from_correction
 from leap_ray.policy import Prompter
@@ -165,6 +167,28 @@ async def test_a_household_is_won_where_the_teacher_acts_at_every_mistake(prompt
     result, _ = await taught(prompter, ["mumble"], env, task, max_actions=20)
     assert result.episode.success
     assert {s.own.cause for s in result.episode.steps} == {"unparsed"}
+
+
+EMBEDDED = {"data": "embedded", "base": "host"}
+OTHERS = [("webshop", {"products": 60})] + [("intercode", {"language": name, **EMBEDDED}) for name in ("bash", "sql", "python")]
+
+
+@pytest.mark.parametrize("name, settings", OTHERS, ids=lambda v: v if isinstance(v, str) else v.get("language", ""))
+async def test_in_every_domain_a_teacher_that_always_acts_wins(prompter, name, settings):
+    if settings.get("language") in ("bash", "python") and not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed: apt-get install bubblewrap")
+    env = make_env(name, settings)
+    try:
+        for task in env.panel("train").tasks[:2]:
+            result, _ = await taught(prompter, ["mumble"], env, task, max_actions=env.max_actions)
+            episode = result.episode
+            assert episode.success, [(s.action, s.valid) for s in episode.steps]
+            assert all(s.proposal and s.valid and s.own.cause == "unparsed" for s in episode.steps)
+            examples = list(from_correction(episode, correction_of(result), prompter, 1))
+            assert len(examples) == len(episode.steps)
+            assert all(prompter.text(e.response) == s.text for e, s in zip(examples, episode.steps))
+    finally:
+        env.close()
 
 
 async def test_no_teacher_sits_beside_an_evaluation(prompter):
