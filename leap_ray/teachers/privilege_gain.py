@@ -175,5 +175,5 @@ def leak_line(outcomes: Mapping[str, int], result: Mapping[str, Any]) -> str:
     line = "{} of {} reasons left out because they reveal privileged state".format(*leak_counts(outcomes))
     if gain := gain_words(result):
         own = "" if result["own"] is None else f", the student's own by {result['own']:+.2f}"
-        line += f"; that state makes a sample of the others likelier by {gain} nats{own}"
+        line += f"; in nats, that state makes a sample of the others likelier by {gain}{own}"
     return line

@@ -189,6 +189,6 @@ def test_both_opinions_on_leaks_stand_in_one_line():
     result = {"gain": 0.4149, "interval": [0.1, 0.8], "reasons": 16, "own": -0.05, "own_reasons": 16, "left_out": 0}
     line = leak_line(outcomes, result)
     assert line.startswith("2 of 32 reasons left out because they reveal privileged state; ")
-    assert "+0.41 [+0.10, +0.80] n=16 nats, the student's own by -0.05" in line and "\n" not in line
-    assert "+0.41 n=16 nats" in leak_line(outcomes, {**result, "interval": None})
+    assert "+0.41 [+0.10, +0.80] n=16, the student's own by -0.05" in line and "\n" not in line
+    assert "likelier by +0.41 n=16, " in leak_line(outcomes, {**result, "interval": None})
     assert leak_line({}, {"gain": None}) == "0 of 0 reasons left out because they reveal privileged state"
