@@ -145,8 +145,10 @@ class _Game:
             self._finish = Finish.CONTEXT
             return None
         keep, new = self._conversation.delta
+        # Named by its prompt, too: where an episode is played again, a machine or a teacher may have answered otherwise before.
+        request = f"{self.id}/{t}-{digest(prompt, length=8)}"
         seed = _step_seed(self.id, t)
-        completion = await self._student.complete(prompt, self._sampling, seed, self._policy, f"{self.id}/{t}")
+        completion = await self._student.complete(prompt, self._sampling, seed, self._policy, request)
         text = prompter.text(completion.ids)
         said = parse(text, prompter.dialect, self._env.multiline)
         step = Step(

@@ -37,6 +37,11 @@ ALWAYS = Intervention()
 SAMPLING = Sampling(0.3, max_tokens=64)
 
 
+def step_of(request_id):
+    """The step's number in a request's name: "<episode>/<step>-<hash of the prompt>"."""
+    return int(request_id.rpartition("/")[2].partition("-")[0])
+
+
 class Recorded:
     """A student whose completions are written down beforehand; it keeps the prompts that it was given."""
 
@@ -44,7 +49,7 @@ class Recorded:
         self.prompter, self.said, self.prompts = prompter, said, []
 
     async def complete(self, prompt_ids, sampling, seed, policy, request_id):
-        word = self.said[int(request_id.rpartition("/")[2]) % len(self.said)]
+        word = self.said[step_of(request_id) % len(self.said)]
         ids = self.prompter.answer_ids(word) if isinstance(word, str) else self.prompter.completion_ids(*word)
         self.prompts.append(list(prompt_ids))
         return Completion(tuple(ids), tuple(-0.1 * i for i in range(len(ids))), "stop")

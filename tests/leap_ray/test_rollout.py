@@ -55,3 +55,36 @@ async def test_half_a_character_ends_no_episode(student_folder):
         assert from_json(Episode, to_json(episode).encode().decode()) == episode
         assert episode.instruction == "Take \ufffd." and episode.final_observation == "Taken \ufffd."
         assert episode.steps[0].candidates[0] == "take \ufffd"
+
+
+class Moody(Torn):
+    """A machine that answers otherwise each time."""
+
+    times = 0
+
+    def reset(self, *, seed=None, options=None):
+        Moody.times += 1
+        return f"The clock says {Moody.times}.", self._info() | {"instruction": "Take it."}
+
+
+class Strict(Student):
+    """A server to which a request's name stands for one prompt, as the student's own does."""
+
+    def __init__(self, prompter):
+        super().__init__(prompter)
+        self.asked = {}
+
+    async def complete(self, prompt_ids, sampling, seed, policy, request_id):
+        assert self.asked.setdefault(request_id, prompt_ids) == prompt_ids, "another prompt under the same name"
+        return await super().complete(prompt_ids, sampling, seed, policy, request_id)
+
+
+async def test_an_episode_played_again_may_have_other_prompts(student_folder):
+    """After a fault an episode is played once more, and what it stands on need not say the same."""
+    prompter = Prompter.load(str(student_folder), "chat", True)
+    settings = dict(policy="base", seed=0, sampling=Sampling(0.3, max_tokens=32), max_actions=2, max_length=1024)
+    student = Strict(prompter)
+    first, again = [await play(Moody(), TASK, student, prompter, **settings) for _ in range(2)]
+    assert first.id == again.id and first.steps[0].observation != again.steps[0].observation
+    names = [name.rpartition("/")[0] for name in student.asked]
+    assert len(names) == 2 and set(names) == {first.id}, "an episode stays on one server"

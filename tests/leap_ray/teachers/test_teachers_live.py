@@ -26,12 +26,17 @@ class AtSide:
         return await self.teacher.judge(episode, self.state)
 
 
+def step_of(request_id):
+    """The step's number in a request's name: "<episode>/<step>-<hash of the prompt>"."""
+    return int(request_id.rpartition("/")[2].partition("-")[0])
+
+
 class Recorded:
     def __init__(self, prompter):
         self.prompter = prompter
 
     async def complete(self, prompt_ids, sampling, seed, policy, request_id):
-        ids = tuple(self.prompter.completion_ids(*SAID[int(request_id.rpartition("/")[2]) % len(SAID)]))
+        ids = tuple(self.prompter.completion_ids(*SAID[step_of(request_id) % len(SAID)]))
         return Completion(ids, (-0.5,) * len(ids), "stop")
 
 
