@@ -113,13 +113,13 @@ class Coordinator:
             place({"teacher": self.teacher}, {"teacher": teacher_ask(self.config.teacher.kind)}, timeout)
 
     async def __aexit__(self, *_: object) -> None:
-        self.metrics.close()
         for pool in self.pools.values():
             pool.close()
         if self.teacher is not None:
             ray.kill(self.teacher)
         if self.student is not None:
             await in_thread(self.student.shutdown)
+        self.metrics.close()  # last: on a full disk this fails
 
     async def run_all(self) -> None:
         """Every stage of the run, leaving out what is done."""
@@ -159,8 +159,8 @@ class Coordinator:
             counts |= self._examples(stage, 0, [(e, None) for e in kept])
             if teacher.annotate:
                 counts["annotations"] = Counter(str(outcome) for outcomes in annotations for outcome in outcomes)
-            self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
+            self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
 
     async def correct(self, iteration: int, policy: Policy) -> None:
         """Rollouts of the last policy, and the teacher's word on those that failed."""
@@ -189,8 +189,8 @@ class Coordinator:
                 stage, iteration, [(e, corrections.by_key[e.id]) for e in episodes if e.id in corrections]
             )
             result = {**asdict(summarize(episodes)), **counts}
-            self._finish(stage, "rollouts", domain, result, episodes, corrections)
             await self._log_spending()
+            self._finish(stage, "rollouts", domain, result, episodes, corrections)
 
     async def train(self, iteration: int, before: Policy) -> Policy:
         """Fine-tune from the last weights on the examples of all iterations so far."""
@@ -256,8 +256,8 @@ class Coordinator:
             unknown = len(states) - len(known)
             call = self.teacher.realizability.remote(known, policy.name, unknown)
             result = await calls.wait(call, "the realizability gap")
-            self.run.finish(stage, result)
             self.metrics.log(f"realizability/{domain.name}", iteration, result)
+            self.run.finish(stage, result)  # last, as in _finish
 
     async def _words_on(
         self,
@@ -416,7 +416,7 @@ class Coordinator:
             result = {**result, "lost": len(lost)}
         result = {**result, "score_scale": self.traits[domain.name].score_scale}
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
-        self.run.finish(stage, result)  # last: a crash in between writes the figures twice rather than never
+        self.run.finish(stage, result)  # last: after a crash in between the same figures are logged again, and not written
 
     async def _log_spending(self) -> None:
         """The ledger's sums so far, where the teacher is paid, and what was adapted to its server, said once."""
