@@ -52,3 +52,25 @@ def test_verbose_captures_nothing(tmp_path):
     result = ran(tmp_path, "verbose")
     assert "library" in result.stdout and "native code" in result.stderr
     assert not (tmp_path / "driver.log").exists()
+
+
+FULL = """
+import sys
+from pathlib import Path
+from leap_ray.output import CapturedOutput
+
+try:
+    with CapturedOutput() as output:
+        output.move_to(Path(sys.argv[1]))
+        print("library")
+        raise ValueError("a fault")
+except ValueError as error:
+    print("seen:", error, flush=True)
+"""
+
+
+def test_the_error_reaches_the_terminal_when_the_logs_disk_is_full(tmp_path):
+    """What could not be written to the log kept the terminal from being given back: nothing was shown at all."""
+    (tmp_path / "driver.log").symlink_to("/dev/full")
+    result = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "seen: a fault\n", "")
