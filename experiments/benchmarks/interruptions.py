@@ -41,10 +41,10 @@ name: interruptions
 iterations: 2
 min_free_gib: 0
 domains:
-  - {name: households, eval_panel: valid, demo_tasks: 4, train_tasks: 10, eval_tasks: 3, max_actions: 4}
-student: {dtype: float32, max_length: 1024, max_tokens: 24, max_sequences: 8, kv_cache_gib: 1}
+  - {name: households, eval_panel: valid, demo_tasks: 3, train_tasks: 6, eval_tasks: 3, max_actions: 3}
+student: {dtype: float32, max_length: 1024, max_tokens: 12, max_sequences: 8, kv_cache_gib: 1}
 rollout: {episodes_per_actor: 2}
-teacher: {kind: claude, correct: all, gap_steps: 4, annotate: true, timeout: 20}
+teacher: {kind: claude, correct: all, gap_steps: 2, annotate: true, timeout: 20}
 learner:
   {rank: 8, alpha: 16, learning_rate: 1.0e-3, precision: float32, batch_tokens: 64, row_tokens: 1024, warmup_steps: 1,
    checkpoint_every: 1}
@@ -54,7 +54,7 @@ LATENCY = (0.3, 0.9)  # seconds of one answer: long enough to be interrupted
 MOMENT_SECONDS = 300.0  # in which a moment must come
 END_SECONDS = 120.0  # in which a command must end
 DISK_MIB = 1024
-ROLLOUTS, GAP = "iter-1/rollouts/households", "iter-1/realizability/households"
+ROLLOUTS = "iter-1/rollouts/households"
 Group = Literal["ctrl-c", "kill", "disk", "outage"]
 
 
@@ -164,6 +164,13 @@ class Interrupted:
         row.problems += [f"still running: {title}" for title in self.driver.left()]
         self._driver = None
 
+    def abandon(self) -> None:
+        """End what still runs."""
+        if self._driver is not None:
+            self._driver.kill()
+            self._driver.end(END_SECONDS)
+            self._driver.left()
+
     def finish(self) -> Row:
         """To the run's end, undisturbed."""
         row = Row("", "", "to the end")
@@ -232,31 +239,46 @@ def outage(run: Interrupted, row: Row) -> None:
 
 # When -----------------------------------------------------------------------------------------------------------------
 
+CONFIGURED = Moment("before Ray starts", "config.yaml")
+STARTING = Moment("the student starts", "logs/ray")
+BASE = Moment("base evaluation", "base/evaluate/households/episodes.jsonl")
+DEMONSTRATIONS = Moment("demonstrations", "iter-0/demonstrations/households/episodes.jsonl")
+FIRST_STEP = Moment("training's first step", "iter-0/train/progress.jsonl")
+TRAINED = Moment("just after a training", "iter-0/train/done.json")
+DEPLOYMENT = Moment("deployment", "served")
+EVALUATION = Moment("evaluation", "iter-0/evaluate/households/episodes.jsonl")
+ROLLOUT = Moment("rollouts", f"{ROLLOUTS}/episodes.jsonl")
+CORRECTION = Moment("rollouts, corrections", f"{ROLLOUTS}/corrections.jsonl")
+GAP = Moment("realizability gap", f"{ROLLOUTS}/done.json")
+SECOND_TRAINING = Moment("second training", "iter-1/train/progress.jsonl")
+LAST_EVALUATION = Moment("last evaluation", "iter-1/evaluate/households/episodes.jsonl")
+
 PLAN = (
-    Disturbance("ctrl-c", "Ctrl-C", Moment("before Ray starts", "config.yaml"), ctrl_c),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("the student starts", "logs/ray"), ctrl_c),
-    Disturbance("kill", "kill -9 of the driver", Moment("base evaluation", "base/evaluate/households/episodes.jsonl"), kill_driver),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("base evaluation", "base/evaluate/households/episodes.jsonl"), ctrl_c),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("demonstrations", "iter-0/demonstrations/households/episodes.jsonl"), ctrl_c),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("training's first step", "iter-0/train/progress.jsonl"), ctrl_c),
-    Disturbance("kill", "kill -9 of the learner", Moment("training", "iter-0/train/progress.jsonl"), kill_actor("ray::RayTrainWorker")),
-    Disturbance("disk", "disk full", Moment("training", "iter-0/train/progress.jsonl"), fill_disk),
-    Disturbance("kill", "kill -9 of the driver", Moment("training", "iter-0/train/progress.jsonl"), kill_driver),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("just after a training", "iter-0/train/done.json"), ctrl_c),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("deployment", "served"), ctrl_c),
-    Disturbance("disk", "disk full", Moment("evaluation", "iter-0/evaluate/households/episodes.jsonl"), fill_disk),
-    Disturbance("kill", "kill -9 of the environments", Moment("rollouts", f"{ROLLOUTS}/episodes.jsonl"), kill_actor("ray::EnvironmentActor")),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("rollouts, first corrections", f"{ROLLOUTS}/corrections.jsonl"), ctrl_c),
-    Disturbance("kill", "kill -9 of the teacher", Moment("rollouts", f"{ROLLOUTS}/corrections.jsonl"), kill_actor("ray::TeacherActor")),
-    Disturbance("outage", "API away", Moment("rollouts", f"{ROLLOUTS}/corrections.jsonl"), outage),
-    Disturbance("kill", "kill -9 of the student", Moment("rollouts", f"{ROLLOUTS}/corrections.jsonl"), kill_actor("ray::StudentActor")),
-    Disturbance("disk", "disk full", Moment("rollouts", f"{ROLLOUTS}/corrections.jsonl"), fill_disk),
-    Disturbance("kill", "kill -9 of the driver", Moment("rollouts", f"{ROLLOUTS}/corrections.jsonl"), kill_driver),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("realizability gap", f"{ROLLOUTS}/done.json"), ctrl_c),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("second training", "iter-1/train/progress.jsonl"), ctrl_c),
-    Disturbance("ctrl-c", "Ctrl-C twice", Moment("second training", "iter-1/train/progress.jsonl"), ctrl_c_twice),
-    Disturbance("ctrl-c", "Ctrl-C", Moment("last evaluation", "iter-1/evaluate/households/episodes.jsonl"), ctrl_c),
-)  # fmt: skip
+    Disturbance("ctrl-c", "Ctrl-C", CONFIGURED, ctrl_c),
+    Disturbance("ctrl-c", "Ctrl-C", STARTING, ctrl_c),
+    Disturbance("kill", "kill -9 of the driver", BASE, kill_driver),
+    Disturbance("ctrl-c", "Ctrl-C", BASE, ctrl_c),
+    Disturbance("ctrl-c", "Ctrl-C", DEMONSTRATIONS, ctrl_c),
+    Disturbance("kill", "kill -9 of the driver", DEMONSTRATIONS, kill_driver),
+    Disturbance("ctrl-c", "Ctrl-C", FIRST_STEP, ctrl_c),
+    Disturbance("ctrl-c", "Ctrl-C", TRAINED, ctrl_c),
+    Disturbance("ctrl-c", "Ctrl-C", DEPLOYMENT, ctrl_c),
+    Disturbance("disk", "disk full", EVALUATION, fill_disk),
+    Disturbance("kill", "kill -9 of the student", EVALUATION, kill_actor("ray::StudentActor")),
+    Disturbance("kill", "kill -9 of the environments", ROLLOUT, kill_actor("ray::EnvironmentActor")),
+    Disturbance("ctrl-c", "Ctrl-C", CORRECTION, ctrl_c),
+    Disturbance("kill", "kill -9 of the teacher", CORRECTION, kill_actor("ray::TeacherActor")),
+    Disturbance("outage", "API away", CORRECTION, outage),
+    Disturbance("disk", "disk full", CORRECTION, fill_disk),
+    Disturbance("kill", "kill -9 of the driver", CORRECTION, kill_driver),
+    Disturbance("ctrl-c", "Ctrl-C", GAP, ctrl_c),
+    Disturbance("kill", "kill -9 of the learner", SECOND_TRAINING, kill_actor("ray::RayTrainWorker")),
+    Disturbance("disk", "disk full", SECOND_TRAINING, fill_disk),
+    Disturbance("kill", "kill -9 of the driver", SECOND_TRAINING, kill_driver),
+    Disturbance("ctrl-c", "Ctrl-C", SECOND_TRAINING, ctrl_c),
+    Disturbance("ctrl-c", "Ctrl-C twice", SECOND_TRAINING, ctrl_c_twice),
+    Disturbance("ctrl-c", "Ctrl-C", LAST_EVALUATION, ctrl_c),
+)
 
 
 # The whole ------------------------------------------------------------------------------------------------------------
@@ -303,8 +325,8 @@ def interrupt(
         groups.remove("disk")
         rows.append(Row("disk", "disk full", "", said=f"skipped: no file system could be mounted ({reason})"))
     place = disk.folder if "disk" in groups else folder
+    run = Interrupted(place / "run", folder / "interrupted.log", disk=disk, outage_seconds=args.outage_seconds)
     try:
-        run = Interrupted(place / "run", folder / "interrupted.log", disk=disk, outage_seconds=args.outage_seconds)
         for disturbance in (d for d in PLAN if d.group in groups):
             rows.append(run.disturb(disturbance))
             say(str(rows[-1]))
@@ -313,6 +335,7 @@ def interrupt(
         unlike = differences(run.run, undisturbed)
         books = accounts(run.run, run.api.server.books)
     finally:
+        run.abandon()
         if "disk" in groups:
             disk.unmount()
     result = {

@@ -99,14 +99,14 @@ class Driver:
 
     def _alive(self) -> dict[int, str]:
         now = {pid: _started(pid) for pid in self._family}
-        return {
-            pid: name for pid, (start, name) in self._family.items() if now[pid] == start and SENDER not in name
-        }
+        return {pid: name for pid, (start, name) in self._family.items() if now[pid] == start and SENDER not in name}
 
 
 def family(root: int) -> dict[int, tuple[str, str]]:
     """A process's descendants, without itself: when each was started, and its title."""
-    parents = {int(entry): parent for entry in os.listdir("/proc") if entry.isdigit() and (parent := _parent(int(entry)))}
+    parents = {
+        int(entry): parent for entry in os.listdir("/proc") if entry.isdigit() and (parent := _parent(int(entry)))
+    }
     found, border = {}, {root}
     while border := {pid for pid, parent in parents.items() if parent in border and pid not in found}:
         found |= {pid: (_started(pid), _title(pid)) for pid in border}

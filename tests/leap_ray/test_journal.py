@@ -49,8 +49,8 @@ def test_a_file_cut_at_any_byte_keeps_every_whole_line(tmp_path):
 
 def test_a_full_disk_names_the_file(tmp_path):
     """Of a failed write the system says no name, and a run writes many files."""
-    (tmp_path / "tasks.jsonl").symlink_to("/dev/full")
-    journal = records(tmp_path / ".")
+    journal = records(tmp_path)
+    journal.path.symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device: '.*/tasks\.jsonl'"):
         journal.append(task(1))
     assert task(1).id not in journal
