@@ -157,7 +157,7 @@ def _resumable(folder: Path, command: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not (folder / "manifest.json").is_file():
+        if not (folder / "config.yaml").is_file():
             raise
         raise KeyboardInterrupt(f"what is done is kept: {command} goes on from there") from None
 

@@ -12,7 +12,7 @@ First one run is left alone. Then another of the same configuration meets, one a
 
 After each the run goes on by `leap-ray resume`. In the end episodes, corrections, examples, weights, stages and metrics must be
 those of the first run, and no prompt may have been paid twice, in the run's ledger and in the books of the local server that
-speaks the API's protocol. The student is real and is trained; only the sizes are small.
+speaks the API's protocol. The student (two layers of the default one) is served and trained as any; only the sizes are small.
 
     python -m experiments.benchmarks.interruptions --only ctrl-c kill
 """
@@ -34,15 +34,15 @@ from rich.table import Table
 
 from experiments.benchmarks.anthropic_books import Faults
 from experiments.benchmarks.run_data import accounts, contents, differences
-from experiments.benchmarks.run_process import Api, Driver, SmallDisk
+from experiments.benchmarks.run_process import Api, Driver, SmallDisk, shallow_student
 
 CONFIG = """
 name: interruptions
 iterations: 2
 min_free_gib: 0
 domains:
-  - {name: households, eval_panel: valid, demo_tasks: 3, train_tasks: 6, eval_tasks: 3, max_actions: 3}
-student: {dtype: float32, max_length: 1024, max_tokens: 12, max_sequences: 8, kv_cache_gib: 1}
+  - {name: households, eval_panel: valid, demo_tasks: 4, train_tasks: 8, eval_tasks: 3, max_actions: 4}
+student: {dtype: float32, max_length: 1024, max_tokens: 24, max_sequences: 8, kv_cache_gib: 1}
 rollout: {episodes_per_actor: 2}
 teacher: {kind: claude, correct: all, gap_steps: 2, annotate: true, timeout: 20}
 learner:
@@ -52,7 +52,7 @@ learner:
 KEY = "interruptions"
 LATENCY = (0.3, 0.9)  # seconds of one answer: long enough to be interrupted
 MOMENT_SECONDS = 300.0  # in which a moment must come
-END_SECONDS = 120.0  # in which a command must end
+END_SECONDS = 240.0  # in which a command must end; a learner whose disk is full is tried three times
 DISK_MIB = 1024
 ROLLOUTS = "iter-1/rollouts/households"
 Group = Literal["ctrl-c", "kill", "disk", "outage"]
@@ -72,7 +72,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Moment:
-    """The moment at which a file of the run directory appears, or gets another line."""
+    """The moment at which a file of the run directory is made, or gets another line, while its stage lasts."""
 
     words: str
     path: str
@@ -80,15 +80,19 @@ class Moment:
     def watch(self, run: Path) -> Callable[[], bool]:
         """Whether it has come since now. A file that gets shorter meanwhile (a step taken back) counts from there."""
         path = run / self.path
-        least = _size(path)
+        least = _state(path)
 
         def ready() -> bool:
             nonlocal least
-            now = _size(path)
+            now = _state(path)
             least = min(least, now)
             return now > least
 
         return ready
+
+    def passed(self, run: Path) -> bool:
+        """Whether it cannot come any more: its stage is done."""
+        return self.path.endswith(".jsonl") and (run / self.path).with_name("done.json").exists()
 
 
 @dataclass
@@ -117,8 +121,10 @@ class Disturbance:
 class Interrupted:
     """A run that goes on by `resume` after whatever has ended it."""
 
-    def __init__(self, folder: Path, log: Path, *, disk: SmallDisk | None = None, outage_seconds: float = 0.0) -> None:
-        self.run, self.log, self.disk, self.outage_seconds = folder, log, disk, outage_seconds
+    def __init__(
+        self, folder: Path, log: Path, student: Path, *, disk: SmallDisk | None = None, outage_seconds: float = 0.0
+    ) -> None:
+        self.run, self.log, self.student, self.disk, self.outage_seconds = folder, log, student, disk, outage_seconds
         self.api = Api(latency=LATENCY, key=KEY)
         self._driver: Driver | None = None
         self._config = log.with_suffix(".yaml")
@@ -136,19 +142,22 @@ class Interrupted:
         if (self.run / "config.yaml").exists():
             arguments = ["resume", str(self.run)]
         else:
-            arguments = ["run", str(self._config), "--run-dir", str(self.run), "--teacher.base-url", self.api.url]
+            settings = ["--student.model", str(self.student), "--teacher.base-url", self.api.url]
+            arguments = ["run", str(self._config), "--run-dir", str(self.run), *settings]
         return Driver([*arguments, *options], self.log, {"ANTHROPIC_API_KEY": KEY})
 
     def disturb(self, disturbance: Disturbance) -> Row:
         """Wait for the moment, then do it."""
         row = Row(disturbance.group, disturbance.words, disturbance.moment.words)
-        came = self.driver.until(disturbance.moment.watch(self.run), MOMENT_SECONDS)
+        ready = disturbance.moment.watch(self.run)
+        running = self.driver.until(lambda: ready() or disturbance.moment.passed(self.run), MOMENT_SECONDS)
         began = time.monotonic()
-        if came:
-            disturbance.act(self, row)
-        else:
+        if not running:
             self.ended(row, -1)
-            row.problems.append("ended before the moment came")
+        elif not disturbance.moment.passed(self.run):
+            disturbance.act(self, row)
+        if not running or (row.status is None and disturbance.moment.passed(self.run)):
+            row.problems.append("the moment did not come")
         row.seconds = round(time.monotonic() - began, 1)
         return row
 
@@ -307,7 +316,7 @@ def leave_alone(folder: Path, say: Callable[[str], Any]) -> Path:
     run = folder / "undisturbed" / "run"
     if not (run / "iter-1/evaluate/households/done.json").exists():
         run.parent.mkdir(parents=True, exist_ok=True)
-        row = Interrupted(run, folder / "undisturbed.log").finish()
+        row = Interrupted(run, folder / "undisturbed.log", shallow_student(folder / "student")).finish()
         say(f"undisturbed: {row}")
         if row.problems:
             raise SystemExit(f"the undisturbed run failed: see {folder / 'undisturbed.log'}")
@@ -325,7 +334,8 @@ def interrupt(
         groups.remove("disk")
         rows.append(Row("disk", "disk full", "", said=f"skipped: no file system could be mounted ({reason})"))
     place = disk.folder if "disk" in groups else folder
-    run = Interrupted(place / "run", folder / "interrupted.log", disk=disk, outage_seconds=args.outage_seconds)
+    log, student, seconds = folder / "interrupted.log", folder / "student", args.outage_seconds
+    run = Interrupted(place / "run", log, student, disk=disk, outage_seconds=seconds)
     try:
         for disturbance in (d for d in PLAN if d.group in groups):
             rows.append(run.disturb(disturbance))
@@ -356,10 +366,10 @@ def table(rows: list[Row]) -> Table:
     return made
 
 
-def _size(path: Path) -> int:
-    """Lines of a `.jsonl` file; of anything else, whether it is there."""
+def _state(path: Path) -> int:
+    """Lines of a `.jsonl` file; of anything else, when it was made (0: not yet)."""
     if path.suffix != ".jsonl":
-        return int(os.path.lexists(path))
+        return path.lstat().st_mtime_ns if os.path.lexists(path) else 0
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 

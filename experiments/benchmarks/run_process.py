@@ -1,10 +1,12 @@
-"""A run's processes from outside, for what must not be gentle to them: the command, its descendants, its disk, its API."""
+"""A run's surroundings, for what must not be gentle to it: the command and its descendants, its disk, its API, a fast student."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,3 +189,21 @@ class SmallDisk:
 
     def make_room(self) -> None:
         self._ballast.unlink()
+
+
+def shallow_student(folder: Path, layers: int = 2) -> Path:
+    """The default student's first layers as a model of its own: as real as any, and a run of it takes a fraction of the time."""
+    from safetensors.torch import load_file, save_file
+
+    from leap_ray.config import SMOLLM2
+    from leap_ray.learning.model import materialize
+
+    whole = materialize(SMOLLM2)
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
+    config = json.loads((whole / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    tensors = {name: tensor for file in whole.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    left_out = tuple(f"model.layers.{number}." for number in range(layers, config["num_hidden_layers"]))
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(left_out)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return folder
