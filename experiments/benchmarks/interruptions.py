@@ -150,14 +150,15 @@ class Interrupted:
         """Wait for the moment, then do it."""
         row = Row(disturbance.group, disturbance.words, disturbance.moment.words)
         ready = disturbance.moment.watch(self.run)
-        running = self.driver.until(lambda: ready() or disturbance.moment.passed(self.run), MOMENT_SECONDS)
-        began = time.monotonic()
+        moment = disturbance.moment
+        running = self.driver.until(lambda: ready() or moment.passed(self.run), MOMENT_SECONDS)
+        came, began = running and not moment.passed(self.run), time.monotonic()
+        if came:
+            disturbance.act(self, row)
+        else:
+            row.problems.append("the moment did not come")
         if not running:
             self.ended(row, -1)
-        elif not disturbance.moment.passed(self.run):
-            disturbance.act(self, row)
-        if not running or (row.status is None and disturbance.moment.passed(self.run)):
-            row.problems.append("the moment did not come")
         row.seconds = round(time.monotonic() - began, 1)
         return row
 
