@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from experiments.benchmarks.anthropic_books import Books
@@ -87,7 +88,7 @@ def _examples(run: Path) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for folder in run.rglob("examples"):
         for example in pandas.read_parquet(folder).to_dict("records"):
-            tokens = [list(map(int, example[name])) for name in ("prompt", "response", "rejected")]
+            tokens = [np.asarray(example[name]).tolist() for name in ("prompt", "response", "rejected")]
             found.setdefault(f"{_stage(run, folder)}: {example['id']}", []).append(tokens)
     return found
 
