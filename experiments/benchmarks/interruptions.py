@@ -34,7 +34,7 @@ from rich.table import Table
 
 from experiments.benchmarks.anthropic_books import Faults
 from experiments.benchmarks.run_data import accounts, contents, differences
-from experiments.benchmarks.run_process import Api, Driver, SmallDisk, shallow_student
+from experiments.benchmarks.run_process import GONE_SECONDS, LATER_SECONDS, Api, Driver, SmallDisk, shallow_student
 
 CONFIG = """
 name: interruptions
@@ -127,6 +127,7 @@ class Interrupted:
         self.run, self.log, self.student, self.disk, self.outage_seconds = folder, log, student, disk, outage_seconds
         self.api = Api(latency=LATENCY, key=KEY)
         self._driver: Driver | None = None
+        self._ended: list[Driver] = []
         self._config = log.with_suffix(".yaml")
         self._config.write_text(CONFIG)
 
@@ -171,7 +172,8 @@ class Interrupted:
         row.problems += [f"its last line lacks {word!r}" for word in words if word not in row.said]
         if "Traceback" in self.driver.output:
             row.problems.append("a traceback was printed")
-        row.problems += [f"still running: {title}" for title in self.driver.left()]
+        row.problems += [f"still running: {title}" for title in self.driver.left(GONE_SECONDS)]
+        self._ended.append(self.driver)
         self._driver = None
 
     def abandon(self) -> None:
@@ -179,7 +181,7 @@ class Interrupted:
         if self._driver is not None:
             self._driver.kill()
             self._driver.end(END_SECONDS)
-            self._driver.left()
+            self._driver.left(GONE_SECONDS)
 
     def finish(self) -> Row:
         """To the run's end, undisturbed."""
@@ -188,6 +190,8 @@ class Interrupted:
         self.driver.until(lambda: False, 3 * MOMENT_SECONDS)
         self.ended(row, 0)
         row.seconds, row.said = round(time.monotonic() - began, 1), ""
+        late = [title for driver in self._ended for title in driver.left(LATER_SECONDS, later=True)]
+        row.problems += [f"still running: {title}" for title in late]
         return row
 
 

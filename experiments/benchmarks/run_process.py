@@ -21,7 +21,9 @@ from experiments.benchmarks.anthropic_server import AnthropicServer
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.02
 GONE_SECONDS = 30.0  # that a run's processes may outlive its driver
-SENDER = "leap_ray.teachers.sender"  # finishes the calls that are under way, then leaves by itself
+LATER_SECONDS = 120.0  # the same, for those in LATER
+# These end by themselves, later: the sender when it has finished the calls under way, Ray's agents a minute after a killed node.
+LATER = ("leap_ray.teachers.sender", "DashboardAgent", "RuntimeEnvAgent")
 MARGIN = 2**20  # bytes
 
 
@@ -89,19 +91,22 @@ class Driver:
             self._process.wait()
             raise TimeoutError(f"not ended after {seconds:.0f} s; the output ends:\n{self.output[-3000:]}") from None
 
-    def left(self) -> list[str]:
-        """Titles of the descendants that outlive the command by GONE_SECONDS, the sender left out. They are killed."""
-        deadline = time.monotonic() + GONE_SECONDS
-        while (alive := self._alive()) and time.monotonic() < deadline:
+    def left(self, seconds: float, later: bool = False) -> list[str]:
+        """Titles of the descendants that outlive the command by so many seconds; they are killed.
+
+        `later`: of those that may take longer than the others (LATER) instead of the others.
+        """
+        deadline = time.monotonic() + seconds
+        while (alive := self._alive(later)) and time.monotonic() < deadline:
             time.sleep(0.1)
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return sorted(alive.values())
 
-    def _alive(self) -> dict[int, str]:
-        now = {pid: _started(pid) for pid in self._family}
-        return {pid: name for pid, (start, name) in self._family.items() if now[pid] == start and SENDER not in name}
+    def _alive(self, later: bool) -> dict[int, str]:
+        members = {pid: name for pid, (start, name) in self._family.items() if _started(pid) == start}
+        return {pid: name for pid, name in members.items() if any(title in name for title in LATER) == later}
 
 
 def family(root: int) -> dict[int, tuple[str, str]]:

@@ -15,7 +15,7 @@ import pytest
 
 from experiments.benchmarks.interruptions import Moment
 from experiments.benchmarks.run_data import differences
-from experiments.benchmarks.run_process import Driver, shallow_student
+from experiments.benchmarks.run_process import GONE_SECONDS, Driver, shallow_student
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -108,13 +108,13 @@ def test_killed_and_interrupted_it_ends_as_if_undisturbed(undisturbed, tmp_path)
     come(driver, run, Moment("the first correction", f"{ROLLOUTS}/corrections.jsonl"))
     driver.kill()
     assert driver.end(60) == -9
-    assert driver.left() == []
+    assert driver.left(GONE_SECONDS) == []
 
     driver = Driver(["resume", str(run)], log, {})
     come(driver, run, Moment("training's first step", "iter-1/train/progress.jsonl"))
     driver.interrupt()
     assert driver.end(120) == 130
-    assert driver.left() == []
+    assert driver.left(GONE_SECONDS) == []
     assert f"`leap-ray resume {run}` goes on from there" in driver.output.splitlines()[-1]
     assert not (run / "iter-1/train/done.json").exists()
 
