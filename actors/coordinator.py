@@ -115,13 +115,13 @@ class Coordinator:
             place({"teacher": self.teacher}, {"teacher": teacher_ask(self.config.teacher.kind)}, timeout)
 
     async def __aexit__(self, *_: object) -> None:
-        self.metrics.close()
         for pool in self.pools.values():
             pool.close()
         if self.teacher is not None:
             ray.kill(self.teacher)
         if self.student is not None:
             await in_thread(self.student.shutdown)
+        self.metrics.close()  # last: on a full disk this fails
 
     async def run_all(self) -> None:
         """Every stage of the run, leaving out what is done."""
@@ -162,8 +162,8 @@ class Coordinator:
             counts |= self._examples(stage, 0, [(e, None) for e in kept])
             if teacher.annotate:
                 counts["annotations"] = Counter(str(outcome) for outcomes in annotations for outcome in outcomes)
-            self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
             await self._log_spending()
+            self._finish(stage, "demonstrations", domain, {**asdict(summarize(episodes)), **counts}, episodes)
 
     async def correct(self, iteration: int, policy: Policy) -> None:
         """Rollouts of the last policy with the teacher's word on their steps, during the episode or after it failed."""
@@ -200,8 +200,8 @@ class Coordinator:
             if intervention:
                 counts["intervened"] = gather.intervened(episodes)
             result = {**asdict(summarize(episodes)), **counts}
-            self._finish(stage, "rollouts", domain, result, episodes, corrections)
             await self._log_spending()
+            self._finish(stage, "rollouts", domain, result, episodes, corrections)
 
     async def train(self, iteration: int, before: Policy) -> Policy:
         """Fine-tune on the examples of all iterations so far, from the last weights or from the untuned student's."""
@@ -449,7 +449,7 @@ class Coordinator:
             result = {**result, "lost": len(lost)}
         result = {**result, "score_scale": self.traits[domain.name].score_scale}
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
-        self.run.finish(stage, result)  # last: a crash in between writes the figures twice rather than never
+        self.run.finish(stage, result)  # last: after a crash in between the same figures are logged again, and not written
 
     async def _log_spending(self) -> None:
         """The ledger's sums so far, where the teacher is paid, and what was adapted to its server, said once."""

@@ -10,6 +10,7 @@ Calling `train` again with the same `storage` goes on from the last checkpoint, 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -57,6 +58,7 @@ from leap_ray.paths import absolute
 from leap_ray.serving import tensor_shapes
 from leap_ray.types import Example, to_plain
 
+log = logging.getLogger(__name__)
 PROGRESS = "progress.jsonl"
 RESULT = "result.json"
 WEIGHTS = "weights"
@@ -66,6 +68,8 @@ WAIT_PASSIVELY = {"OMP_WAIT_POLICY": "PASSIVE"}
 ATTEMPT_SECONDS = 60.0  # that Ray Train waits for workers to find room before it asks anew
 STOPPED = "stopped"  # in storage: why training cannot go on, in a sentence
 WARNINGS = "warnings.json"  # in storage
+RUN = "train"  # in storage: Ray Train's own folder, with the checkpoints
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # in RUN: Ray Train's list of them
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ def run(job: Job) -> None:
     attempt = min(ATTEMPT_SECONDS, config.start_timeout)
     os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(attempt)  # Ray Train's only way in
     run_config = ray.train.RunConfig(
-        name="train",
+        name=RUN,
         storage_path=job.storage,
         storage_filesystem=LOCAL,
         failure_config=ray.train.FailureConfig(
@@ -270,6 +274,7 @@ def run(job: Job) -> None:
     )
     stopped = Path(job.storage) / STOPPED
     stopped.unlink(missing_ok=True)
+    _drop_unusable_snapshot(Path(job.storage) / RUN / SNAPSHOT)
     try:
         result = trainer.fit()
     except ControllerError as error:
@@ -281,6 +286,22 @@ def run(job: Job) -> None:
         raise result.error
     if stopped.exists():
         raise UserError(stopped.read_text())
+
+
+def _drop_unusable_snapshot(path: Path) -> None:
+    """Remove a list of checkpoints with which Ray Train would never start again: `_restore` finds them without it.
+
+    It is written in place, so a full disk or a kill leaves a part of it; and only the Ray that wrote it reads it.
+    """
+    try:
+        usable = json.loads(path.read_text())["ray_version"] == ray.__version__
+    except FileNotFoundError:
+        return
+    except (ValueError, LookupError, TypeError):
+        usable = False
+    if not usable:
+        log.warning("%s cannot be read; training goes on from the newest whole checkpoint beside it", path)
+        path.unlink()
 
 
 def _feeds(job: Job) -> dict[str, ray.data.Dataset]:
@@ -334,7 +355,7 @@ def work(settings: dict[str, Any]) -> None:
         feed.reference = _reference(trainer, feed, ReferenceStore(storage / "reference", worker))
     if worker == 0:
         write_atomically(storage / WARNINGS, json.dumps([w for w in [trainer.warning()] if w]).encode())
-    position = _restore(trainer)
+    position = _restore(trainer, storage / RUN)
     progress = ProgressFile(Path(job.output) / PROGRESS, position.next_step) if worker == 0 else None
     outside = Outside(
         first=worker == 0,
@@ -397,10 +418,15 @@ def _reference(trainer: Trainer, feed: RayFeed, store: ReferenceStore) -> dict[s
     return store.load()
 
 
-def _restore(trainer: Trainer) -> checkpoint.Position:
+def _restore(trainer: Trainer, folder: Path) -> checkpoint.Position:
+    """Bring the trainer to the newest checkpoint: Ray Train's, or the newest whole one where it has lost its list."""
+    import torch.distributed as dist
+
     found = ray.train.get_checkpoint()
     if found is None:
-        return checkpoint.Position()
+        newest = [checkpoint.newest(folder)]
+        dist.broadcast_object_list(newest)  # a network file system may show workers different ones
+        return checkpoint.load(newest[0], trainer) if newest[0] else checkpoint.Position()
     with found.as_directory() as folder:
         return checkpoint.load(Path(folder), trainer)
 

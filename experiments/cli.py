@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             command(known, [*settings, *helps])
         else:
             command(tyro.cli(cls, args=args[1:], prog=f"leap-ray {args[0]}"))
-    except KeyboardInterrupt:
-        print("leap-ray: stopped; what is done is kept: `leap-ray resume RUN` goes on from there", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("; ".join(["leap-ray: stopped", *map(str, stop.args)]), file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         known = user_error(error)  # one sentence; Ray Data adds lines of its own to it
@@ -141,12 +143,23 @@ def resume(args: Resume, overrides: Sequence[str]) -> None:
 
 
 def _run(config: RunConfig, folder: Path, verbose: bool) -> None:
-    with CapturedOutput(verbose) as output:
+    with _resumable(folder, f"`leap-ray resume {shlex.quote(str(folder))}`"), CapturedOutput(verbose) as output:
         config, directory = _prepare(config, folder, output)
         from actors import session
 
         session.run(config, directory, output)
     _print_tables(directory.path)
+
+
+@contextmanager
+def _resumable(folder: Path, command: str) -> Iterator[None]:
+    """Ctrl-C says which command goes on, once the run directory has something to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / "config.yaml").is_file():
+            raise
+        raise KeyboardInterrupt(f"what is done is kept: {command} goes on from there") from None
 
 
 def _prepare(
@@ -218,7 +231,7 @@ def evaluate(args: Evaluate, overrides: Sequence[str]) -> None:
     panel = env.resolve_panel(panel_path(args.panel or domain.eval_panel))
     panel = (panel.choose(args.tasks) if args.tasks else panel).sample(args.count, config.eval_panel_seed)
     env.close()
-    with CapturedOutput(args.verbose) as output:
+    with _resumable(args.run_dir, "the same command"), CapturedOutput(args.verbose) as output:
         config, directory = _prepare(config, args.run_dir, output, teaching=False)
         from actors import session
 

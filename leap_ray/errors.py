@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+# What libraries say of a full disk, where they keep no error number: Python, Arrow, safetensors, SQLite.
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|StorageFull|database or disk is full", re.IGNORECASE)
 # The end of a traceback in text.
 _RAISED = re.compile(rf"^{re.escape(__name__)}\.(?:User|Privilege)Error: (.+)\Z", re.MULTILINE | re.DOTALL)
 
@@ -29,12 +31,20 @@ def user_error(error: BaseException) -> UserError | None:
 
     Distributed libraries wrap what their workers raise: in `cause` (a remote task), in a mapping of failures by worker (a
     training), in an exception group, or as `__cause__`. The innermost one is the plain error as it was raised. Of an actor's
-    constructor they keep the text alone.
+    constructor they keep the text alone. A full disk is the user's to mend, too.
     """
     chain = list(_chain(error, set()))
     matches = [e for e in chain if isinstance(e, UserError)]
     texts = [match[1] for e in chain if (match := _RAISED.search(str(e)))]
-    return matches[-1] if matches else UserError(texts[-1]) if texts else None
+    if matches or texts:
+        return matches[-1] if matches else UserError(texts[-1])
+    full = [line for e in chain for line in str(e).splitlines() if _FULL.search(line)]
+    return no_space(full[-1]) if full else None
+
+
+def no_space(words: str) -> UserError:
+    """The sentence of a full disk. `words`: the system's or a library's, which name the file if they can."""
+    return UserError(f"no space left on a disk ({words.strip()[:300]}): make room, then `leap-ray resume RUN` goes on")
 
 
 def _chain(error: BaseException, seen: set[int]) -> Iterator[BaseException]:

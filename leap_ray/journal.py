@@ -20,7 +20,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -287,17 +288,28 @@ def open_lines(path: Path) -> BinaryIO:
 
 
 def write_line(file: Any, line: str | bytes) -> None:
-    """Append one line and wait until it is on disk."""
+    """Append one line and wait until it is on disk. An OSError names the file."""
     data = line if isinstance(line, bytes) else line.encode()
-    file.write(data + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+    with named(file.name):
+        file.write(data + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """An OSError of a write says which file it was: the system itself says that of opening alone."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace the file so that a reader, or a crash, sees the old content or the new, never a part."""
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    with named(part), open(part, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

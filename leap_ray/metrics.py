@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,23 @@ from leap_ray.types import digest
 
 
 class Metrics:
-    """Appends one line per event, and hands its numbers to the trackers."""
+    """Appends one line per event, and hands its numbers to the trackers.
+
+    An event is logged before its stage is marked done, so a run that was killed in between logs it once more: the same figures
+    of the same event and step are not written again.
+    """
 
     def __init__(self, folder: Path, trackers: Sequence[str], run: str, config: Mapping[str, Any]) -> None:
+        self._last = _last_figures(folder / "metrics.jsonl")
         self._file = open_lines(folder / "metrics.jsonl")
         self._trackers = [_TRACKERS[name](folder, run, config) for name in trackers]
 
     def log(self, event: str, step: int, figures: Mapping[str, Any]) -> None:
         """One event (`evaluate/alfworld`) at a step (the iteration; -1 is the untuned student)."""
-        write_line(self._file, json.dumps({"time": time.time(), "event": event, "step": step, **figures}))
+        content = json.dumps(figures)
+        if self._last.get((event, step)) != content:
+            write_line(self._file, json.dumps({"time": time.time(), "event": event, "step": step, **figures}))
+            self._last[event, step] = content
         numbers = dict(_numbers(event, figures))
         for tracker in self._trackers:
             tracker.log(numbers, step)
@@ -31,6 +40,17 @@ class Metrics:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+
+
+def _last_figures(path: Path) -> dict[tuple[str, int], str]:
+    """The newest figures of each event and step, as JSON. Lines that a crash cut off are left out."""
+    last = {}
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError):
+            event = json.loads(line)
+            figures = {name: value for name, value in event.items() if name not in ("time", "event", "step")}
+            last[event["event"], event["step"]] = json.dumps(figures)
+    return last
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -45,14 +46,14 @@ class CapturedOutput:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and self._log:
-            traceback.print_exception(error)
+            with suppress(OSError):  # the log's disk is full
+                traceback.print_exception(error)
         if isinstance(error, Exception) and self.folder:
             error.add_note(f"The whole of it and the actors' logs are in {self.folder}")
         for name in OURS:
             logging.getLogger(name).removeHandler(self._handler)
             logging.getLogger(name).propagate = True
-        sys.stdout.flush()
-        sys.stderr.flush()
+        self._flush()
         for number, saved in self._saved.items():
             os.dup2(saved, number)
             os.close(saved)
@@ -92,6 +93,16 @@ class CapturedOutput:
         terminal = open(os.dup(self._saved[1]), "w", encoding=sys.stdout.encoding, errors="replace")
         self.console = Console(file=terminal)
         self._lead_to(self._log)
+
+    def _flush(self) -> None:
+        """What Python's streams still hold goes to the log; where that takes no more, nowhere: not to the terminal."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                with open(os.devnull, "wb") as nowhere:
+                    self._lead_to(nowhere)
+                stream.flush()
 
     def _lead_to(self, log: IO[bytes]) -> None:
         for number in self._saved:

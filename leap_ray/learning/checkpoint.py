@@ -47,6 +47,25 @@ def load(folder: Path, trainer: Trainer) -> Position:
     return Position(**json.loads((folder / POSITION).read_text()))
 
 
+def newest(folder: Path) -> Path | None:
+    """The checkpoint below a folder that is furthest on and whole: a full disk or a kill may have left parts of one."""
+    whole_ones = [(position.next_step, path) for path in folder.glob("*/") if (position := _whole_position(path))]
+    return max(whole_ones)[1] if whole_ones else None
+
+
+def _whole_position(folder: Path) -> Position | None:
+    """Where a checkpoint stands; None unless every byte that its index names is there."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        position = Position(**json.loads((folder / POSITION).read_text()))
+        parts = FileSystemReader(folder).read_metadata().storage_data.values()
+        ends = [(folder / part.relative_path, part.offset + part.length) for part in parts]
+        return position if all(path.stat().st_size >= end for path, end in ends) else None
+    except Exception:  # whatever a torn file makes of its reader
+        return None
+
+
 def write_student(
     folder: Path, trainer: Trainer, config: LearnerConfig, base: str, *, first: bool = True, masters: bool = False
 ) -> None:

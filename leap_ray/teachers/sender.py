@@ -25,6 +25,7 @@ from typing import Any
 
 from leap_ray.config import TeacherConfig
 from leap_ray.errors import UserError
+from leap_ray.teachers.books import FAULTS, books_error
 from leap_ray.teachers.calls import Answer, Request
 from leap_ray.teachers.keys import read_key, without_keys
 from leap_ray.types import digest, from_plain, to_plain
@@ -118,7 +119,6 @@ class Sender:
 
 def main() -> None:
     """Run a sender: `python -m leap_ray.teachers.sender FOLDER`, its configuration and key as JSON on standard input."""
-    from leap_ray.teachers.books import FAULTS, books_error
     from leap_ray.teachers.build import build_desk
 
     folder = Path(sys.argv[1])
@@ -230,7 +230,8 @@ class SenderClient:
 
     def _raise_reported(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            raise UserError((self.folder / "sender.error").read_text())
+            told = (self.folder / "sender.error").read_text()
+            raise UserError(told) if told else books_error(self.folder, "no room even for the reason")
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start a sender in a session of its own: signals to the actor's or the driver's group do not reach it."""

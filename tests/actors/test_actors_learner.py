@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.learner import FINISHED, PROGRESS, TrainResult, drop_other_rows, train
+from actors.learner import FINISHED, PROGRESS, SNAPSHOT, TrainResult, drop_other_rows, train
 from leap_ray.config import LearnerConfig
 from leap_ray.errors import UserError
 from leap_ray.learning.checkpoint import check_disk, disk_room
@@ -116,8 +117,19 @@ def test_asked_again_it_answers_at_once(first):
     assert train([], **asked) == result
 
 
+def tear(folder: Path) -> None:
+    """What a full disk leaves: half of Ray Train's list of checkpoints, and half of a checkpoint further on than all others."""
+    newest = max(folder.glob("checkpoint_*/"))
+    shutil.copytree(newest, part := folder / "checkpoint_part")
+    position = json.loads((part / "position.json").read_text())
+    (part / "position.json").write_text(json.dumps({**position, "next_step": position["next_step"] + 1}))
+    for path in (folder / SNAPSHOT, next(part.glob("*.distcp"))):
+        os.truncate(path, path.stat().st_size // 2)
+
+
 @pytest.mark.slow
-def test_killed_and_resumed_equals_undisturbed(first, model, tmp_path):
+@pytest.mark.parametrize("torn", [False, True])
+def test_killed_and_resumed_equals_undisturbed(first, model, tmp_path, torn):
     result, _ = first
     asked = arguments(model, tmp_path)
     told = {"address": ray.get_runtime_context().gcs_address, "examples": to_plain(examples()), "model": str(model)}
@@ -125,17 +137,24 @@ def test_killed_and_resumed_equals_undisturbed(first, model, tmp_path):
     (tmp_path / "told.json").write_text(json.dumps(told))
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path / "told.json")], start_new_session=True)
     deadline = time.monotonic() + 200
-    while len(read_progress(asked["output"] / PROGRESS)) < 7:  # past the first checkpoint
+    ray_train = asked["storage"] / "train"
+    while (
+        len(read_progress(asked["output"] / PROGRESS)) < 7 or not (ray_train / SNAPSHOT).exists()
+    ):  # past the first checkpoint
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     assert not (asked["output"] / "result.json").exists(), "the training was over before it could be killed"
+    before = read_progress(asked["output"] / PROGRESS)
+    if torn:
+        tear(ray_train)
     resumed = train(examples(), **asked)
     wanted, found = (load_file(Path(r.folder) / "adapter_model.safetensors") for r in (result, resumed))
     assert wanted.keys() == found.keys() and all(torch.equal(wanted[k], found[k]) for k in wanted)
     lines = read_progress(asked["output"] / PROGRESS)
     assert [line["step"] for line in lines] == list(range(1, lines[0]["steps"] + 1))
+    assert lines[: CONFIG.checkpoint_every] == before[: CONFIG.checkpoint_every], "it began anew"
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Bad input: one clear message, a non-zero exit, and nothing started."""
 
 import datetime
+import errno
 import json
 import os
 import subprocess
@@ -254,3 +255,40 @@ def test_a_users_error_from_a_worker_is_one_sentence(monkeypatch, capsys, tmp_pa
     for error in (task, task.as_instanceof_cause(), WorkerGroupError("a long text", {1: cause})):
         broken(monkeypatch, error)
         assert refused(capsys, "show", tmp_path) == "leap-ray: previous weights hold no config.json\n"
+
+
+def interrupted(capsys, *argv):
+    """The one message of a command that Ctrl-C ends."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(a) for a in argv])
+    assert left.value.code == 130
+    return capsys.readouterr().err
+
+
+def test_ctrl_c_names_the_command_that_goes_on_where_there_is_one(monkeypatch, capsys, tmp_path):
+    """`RUN` had to be guessed, and there was nothing to resume before the run directory was made, nor of a table."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "a run"
+    monkeypatch.setattr(cli, "_prepare", stop)
+    assert interrupted(capsys, "run", written(tmp_path), "--run-dir", run) == "leap-ray: stopped\n"
+    cli.open_run(cli.configuration.load(written(tmp_path)), run).close()
+    again = f"leap-ray: stopped; what is done is kept: `leap-ray resume '{run}'` goes on from there\n"
+    assert interrupted(capsys, "run", written(tmp_path), "--run-dir", run) == again
+    assert interrupted(capsys, "resume", run) == again
+    assert "the same command goes on" in interrupted(capsys, "evaluate", run)
+    broken(monkeypatch, KeyboardInterrupt())
+    assert interrupted(capsys, "show", run) == "leap-ray: stopped\n"
+
+
+def test_a_full_disk_is_one_sentence_with_the_remedy(monkeypatch, capsys, tmp_path):
+    from ray.exceptions import RayTaskError
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/runs/a/episodes.jsonl")
+    for error in (full, RayTaskError("f", f"Traceback …\nOSError: {full}", full)):
+        broken(monkeypatch, error)
+        message = refused(capsys, "show", tmp_path)
+        assert "no space left on a disk" in message and "/runs/a/episodes.jsonl" in message
+        assert "make room, then `leap-ray resume RUN` goes on" in message

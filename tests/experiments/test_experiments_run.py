@@ -1,20 +1,21 @@
 """Whole runs through the command line: undisturbed, and killed in the middle of every stage.
 
-The real student, served by vLLM, plays real games and is trained; only the sizes are small.
+The first layers of the real student, served by vLLM, play real games and are trained; only the sizes are small.
 """
 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pandas
 import pytest
+
+from experiments.benchmarks.interruptions import Moment
+from experiments.benchmarks.run_data import differences
+from experiments.benchmarks.run_process import GONE_SECONDS, Driver, shallow_student
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -22,9 +23,9 @@ CONFIG = """
 name: tiny
 iterations: 2
 domains:
-  - {name: households, eval_panel: valid, demo_tasks: 3, train_tasks: 5, eval_tasks: 2, max_actions: 4}
+  - {name: households, eval_panel: valid, demo_tasks: 3, train_tasks: 4, eval_tasks: 2, max_actions: 4}
 student: {dtype: float32, max_length: 1024, max_tokens: 24, max_sequences: 8, kv_cache_gib: 1}
-rollout: {episodes_per_actor: 3}
+rollout: {episodes_per_actor: 2}
 teacher: {correct: all, gap_steps: 2, gain_reasons: 3}
 learner:
   {rank: 8, alpha: 16, learning_rate: 1.0e-3, precision: float32, batch_tokens: 64, row_tokens: 1024, warmup_steps: 1,
@@ -33,64 +34,23 @@ learner:
 ROLLOUTS = "iter-1/rollouts/households"
 
 
-def start(config, run, log):
-    command = [sys.executable, "-m", "experiments", "run", str(config), "--run-dir", str(run)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-
-def finish(config, run, log_path):
+def finish(driver):
     """The command to its end; its output goes into the assertion's message."""
-    with open(log_path, "ab") as log:
-        code = start(config, run, log).wait(timeout=900)
-    assert code == 0, log_path.read_text()[-3000:]
+    driver.until(lambda: False, 900)
+    assert driver.end(60) == 0, driver.output[-3000:]
 
 
-def kill_when(config, run, log_path, ready, number=signal.SIGKILL):
-    """Start the command and signal the driver as soon as `ready()`; its Ray processes go with it. Returns its exit status."""
-    with open(log_path, "ab") as log:
-        driver = start(config, run, log)
-        deadline = time.monotonic() + 600
-        while not ready():
-            assert driver.poll() is None, f"ended before it was to be killed: {log_path.read_text()[-3000:]}"
-            assert time.monotonic() < deadline, log_path.read_text()[-3000:]
-            time.sleep(0.02)
-        os.kill(driver.pid, number)
-        return driver.wait(timeout=120)
-
-
-def lines(path):
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def episode_keys(run):
-    found = []
-    for path in run.rglob("episodes.jsonl"):
-        for line in path.read_text().splitlines():
-            e = json.loads(line)
-            found.append((str(path.parent.relative_to(run)), e["task"]["id"], e["seed"], e["policy"]))
-    return sorted(found)
-
-
-def examples(run):
-    import ray.data  # noqa: F401  # registers the type in which it wrote the tokens, whichever test ran before
-
-    tables = [pandas.read_parquet(folder) for folder in sorted(run.rglob("examples"))]
-    table = pandas.concat(tables)
-    tokens = {name: [np.asarray(ids).tolist() for ids in table[name]] for name in ("prompt", "response")}
-    return sorted(zip(table.id, tokens["prompt"], tokens["response"]))
+def come(driver, run, moment):
+    """Wait for the moment; the command must not end before."""
+    assert driver.until(moment.watch(run), 600), f"ended before {moment.words}: {driver.output[-3000:]}"
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(CONFIG)
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
+def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(config, folder / "run", folder / "log")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    settings = ["--run-dir", str(folder / "run"), "--student.model", str(shallow_student(folder / "student"))]
+    finish(Driver(["run", str(folder / "tiny.yaml"), *settings], folder / "log", {}))
     return folder / "run"
 
 
@@ -154,25 +114,33 @@ def test_show_prints_the_tables(undisturbed):
     assert f"{gain['gain']:+.2f}" in shown.stdout
 
 
-def test_killed_at_every_stage_it_ends_as_if_undisturbed(config, undisturbed, tmp_path):
+def test_killed_and_interrupted_it_ends_as_if_undisturbed(undisturbed, tmp_path):
+    """The stages of iteration 1; `experiments/benchmarks/interruptions.py` disturbs every stage in more ways."""
     run, log = tmp_path / "run", tmp_path / "log"
-    # Iteration 0 is taken over as it is: what is killed here is iteration 1, three times.
     shutil.copytree(undisturbed, run, ignore=shutil.ignore_patterns("iter-1", "served"))
-    kill_when(config, run, log, lambda: lines(run / ROLLOUTS / "episodes.jsonl") >= 1)
-    kill_when(config, run, log, lambda: lines(run / ROLLOUTS / "corrections.jsonl") >= 2)
-    kill_when(config, run, log, lambda: lines(run / "iter-1/train/progress.jsonl") >= 1)
+    events = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in events if json.loads(line)["step"] < 1))
+
+    driver = Driver(["resume", str(run)], log, {})
+    come(driver, run, Moment("the first correction", f"{ROLLOUTS}/corrections.jsonl"))
+    driver.kill()
+    assert driver.end(60) == -9
+    assert driver.left(GONE_SECONDS) == []
+
+    driver = Driver(["resume", str(run)], log, {})
+    come(driver, run, Moment("training's first step", "iter-1/train/progress.jsonl"))
+    driver.interrupt()
+    assert driver.end(120) == 130
+    assert driver.left(GONE_SECONDS) == []
+    assert f"`leap-ray resume {run}` goes on from there" in driver.output.splitlines()[-1]
     assert not (run / "iter-1/train/done.json").exists()
+
     # Ctrl-C works after a training, too: Ray Train would leave a handler of its own behind.
-    trained = (run / "iter-1/train/done.json").exists
-    assert kill_when(config, run, log, trained, signal.SIGINT) == 130
-    assert "goes on from there" in log.read_text().splitlines()[-1]
+    driver = Driver(["resume", str(run)], log, {})
+    come(driver, run, Moment("the end of training", "iter-1/train/done.json"))
+    driver.interrupt()
+    assert driver.end(120) == 130
     assert not (run / "iter-1/evaluate/households/done.json").exists()
-    finish(config, run, log)
-    assert episode_keys(run) == episode_keys(undisturbed)
-    assert examples(run) == examples(undisturbed)
-    before, *more = gains(
-        run
-    )  # the copy's own metrics hold the undisturbed run's; killed in training, it was not done again
-    assert [e["reasons"] for e in more] == [before["reasons"]] and more[0]["gain"] == pytest.approx(
-        before["gain"], abs=0.05
-    )
+
+    finish(Driver(["resume", str(run)], log, {}))
+    assert not any(differences(run, undisturbed).values()), differences(run, undisturbed)

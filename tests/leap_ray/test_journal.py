@@ -48,6 +48,15 @@ def test_a_file_cut_at_any_byte_keeps_every_whole_line(tmp_path):
         assert list(records(folder)) == [task(0), task(1), task(2)]
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    """Of a failed write the system says no name, and a run writes many files."""
+    journal = records(tmp_path)
+    journal.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/tasks\.jsonl'"):
+        journal.append(task(1))
+    assert task(1).id not in journal
+
+
 def test_a_corrupt_line_is_named_and_set_aside(tmp_path, caplog):
     journal = records(tmp_path)
     for number in range(3):

@@ -27,10 +27,24 @@ def test_an_event_is_written_whole_and_its_numbers_are_drawn(tmp_path):
 def test_a_line_that_a_crash_cut_off_stands_alone(tmp_path):
     """Else the next event is glued to it, and both are lost."""
     (tmp_path / "metrics.jsonl").write_text('{"event": "a", "step": 0}\n{"event": "b", "st')
-    for _ in range(2):
+    for number in range(2):
         metrics = Metrics(tmp_path, [], "run", {})
-        metrics.log("c", 1, {})
+        metrics.log("c", number, {})
         metrics.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [line[:12] for line in lines[:2]] == ['{"event": "a', '{"event": "b']
     assert [json.loads(line)["event"] for line in lines[2:]] == ["c", "c"]
+
+
+def test_the_same_figures_of_an_event_are_written_once_whoever_logs_them_again(tmp_path):
+    """A kill between a stage's figures and its end makes the next process log them again."""
+    figures = {"loss": 0.1, "parts": {"a": (1, 2.0)}, "none": None, "nan": float("nan")}
+    for _ in range(3):
+        metrics = Metrics(tmp_path, [], "run", {})
+        metrics.log("train", 0, figures)
+        metrics.log("train", 1, figures)
+        metrics.close()
+    metrics = Metrics(tmp_path, [], "run", {})
+    metrics.log("train", 1, {**figures, "loss": 0.2})
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(e["step"], e["loss"]) for e in events] == [(0, 0.1), (1, 0.1), (1, 0.2)]

@@ -1,5 +1,6 @@
 """The terminal gets what is meant for it; everything else stands in the log."""
 
+import os
 import subprocess
 import sys
 
@@ -52,3 +53,28 @@ def test_verbose_captures_nothing(tmp_path):
     result = ran(tmp_path, "verbose")
     assert "library" in result.stdout and "native code" in result.stderr
     assert not (tmp_path / "driver.log").exists()
+
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+FULL = """
+import os, sys
+from pathlib import Path
+from leap_ray.output import CapturedOutput
+
+try:
+    with CapturedOutput() as output:
+        output.move_to(Path(sys.argv[1]))
+        print("library")
+        full = os.open("/dev/full", os.O_WRONLY)
+        for number in (1, 2):  # from now on the log's disk has no room
+            os.dup2(full, number)
+        raise ValueError("a fault")
+except ValueError as error:
+    print("seen:", error, flush=True)
+"""
+
+
+def test_the_error_reaches_the_terminal_when_the_logs_disk_is_full(tmp_path):
+    """What could not be written to the log kept the terminal from being given back: nothing was shown at all."""
+    result = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, env=BUFFERED)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "seen: a fault\n", "")

@@ -142,6 +142,14 @@ async def test_a_mended_key_works_at_once(tmp_path, monkeypatch):
         await again.close()
 
 
+def test_a_report_for_which_the_disk_had_no_room_is_a_sentence_too(tmp_path):
+    """Of `sender.error` on a full disk the name alone is left."""
+    client = SenderClient(TeacherConfig(kind="claude"), tmp_path, KEY)
+    (tmp_path / "sender.error").touch()
+    with pytest.raises(UserError, match=r"cannot be written .* make room there, then `leap-ray resume RUN` goes on"):
+        client._raise_reported()
+
+
 @pytest.mark.slow
 async def test_a_batch_sender_makes_room_while_its_batch_is_processed(tmp_path, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
