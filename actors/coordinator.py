@@ -449,7 +449,9 @@ class Coordinator:
             result = {**result, "lost": len(lost)}
         result = {**result, "score_scale": self.traits[domain.name].score_scale}
         self.metrics.log(f"{event}/{domain.name}", self._iteration, result)
-        self.run.finish(stage, result)  # last: after a crash in between the same figures are logged again, and not written
+        self.run.finish(
+            stage, result
+        )  # last: after a crash in between the same figures are logged again, and not written
 
     async def _log_spending(self) -> None:
         """The ledger's sums so far, where the teacher is paid, and what was adapted to its server, said once."""

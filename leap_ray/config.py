@@ -134,7 +134,9 @@ class TeacherConfig:
     privilege: Share = 0.5  # freedom to use and reveal privileged state: 0, 0.25, 0.5, 0.75 or 1
     correct: Literal["all", "mistakes"] = "all"  # which steps become examples (paper: all)
     repeats: Whole | None = None  # of one and the same mistake in an episode, only so many are corrected; null: all
-    per: Literal["episode", "step"] = "episode"  # one call for all steps, or one per step (prompted; beside a student always)
+    per: Literal["episode", "step"] = (
+        "episode"  # one call for all steps, or one per step (prompted; beside a student always)
+    )
     model: str = "claude-opus-5-5"
     base_url: str | None = None  # of the API; null: what the SDK's own variable says, else its default
     api_key_env: str | None = None  # variable of the key; null: ANTHROPIC_API_KEY or OPENAI_API_KEY, by kind

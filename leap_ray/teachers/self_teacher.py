@@ -207,7 +207,9 @@ class SelfTeacher:
             stop=(self.hindsight.prompter.end_id,),
         )
         seed = int(digest(self.seed, name, length=7), 16)
-        request = f"{name}-{digest(prompt, length=8)}"  # the same step of an episode that was played again may have another
+        request = (
+            f"{name}-{digest(prompt, length=8)}"  # the same step of an episode that was played again may have another
+        )
         completion = await self.student.complete(prompt, sampling, seed, policy, request)
         said = self.hindsight.parse(episode, completion.ids)
         ended = completion.finish != "length"

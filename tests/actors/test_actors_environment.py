@@ -111,7 +111,9 @@ async def test_an_expert_at_the_students_side_wins_and_tells_every_step(pool_wit
         assert all(step.own.completion and step.own.logprobs for step in episode.steps)
         assert "The teacher acted at" in correction.summary
     again, words = await pool_with_expert.play_taught(taught(task))
-    assert [s.completion for s in again.steps] == [s.completion for s in episode.steps] and words.steps == correction.steps
+    assert [s.completion for s in again.steps] == [
+        s.completion for s in episode.steps
+    ] and words.steps == correction.steps
     with pytest.raises(PrivilegeError, match="valid"):
         await pool_with_expert.play_taught(taught(tasks["valid"][0]))
 

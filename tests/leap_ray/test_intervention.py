@@ -85,7 +85,13 @@ def correction_of(result, **settings):
     return Correction(result.episode.id, "symbolic/0.5", "", words)
 
 
-SAID = [("I look.", "go to desk 1"), ("Again.", "go to desk 1"), "no action at all", ("Out.", "leave"), ("Out.", "leave")]
+SAID = [
+    ("I look.", "go to desk 1"),
+    ("Again.", "go to desk 1"),
+    "no action at all",
+    ("Out.", "leave"),
+    ("Out.", "leave"),
+]
 
 
 async def test_history_targets_and_pairs_token_by_token(prompter):
@@ -123,7 +129,9 @@ async def test_history_targets_and_pairs_token_by_token(prompter):
 
 async def test_own_right_steps_weigh_what_the_configuration_says(prompter):
     result, _ = await taught(prompter, SAID)
-    weights = [e.weight for e in from_correction(result.episode, correction_of(result), prompter, 1, agreed_weight=0.25)]
+    weights = [
+        e.weight for e in from_correction(result.episode, correction_of(result), prompter, 1, agreed_weight=0.25)
+    ]
     assert weights == [0.25, 1.0, 1.0, 0.25]
     ids = [e.id[-1] for e in from_correction(result.episode, correction_of(result), prompter, 1, agreed_weight=0.0)]
     assert ids == ["1", "2"]
@@ -175,7 +183,9 @@ async def test_a_household_is_won_where_the_teacher_acts_at_every_mistake(prompt
 
 
 EMBEDDED = {"data": "embedded", "base": "host"}
-OTHERS = [("webshop", {"products": 60})] + [("intercode", {"language": name, **EMBEDDED}) for name in ("bash", "sql", "python")]
+OTHERS = [("webshop", {"products": 60})] + [
+    ("intercode", {"language": name, **EMBEDDED}) for name in ("bash", "sql", "python")
+]
 
 
 @pytest.mark.parametrize("name, settings", OTHERS, ids=lambda v: v if isinstance(v, str) else v.get("language", ""))

@@ -67,7 +67,9 @@ async def test_one_call_a_step_on_what_has_happened_so_far(tmp_path, student):
     assert len(shown) == len(episode.steps) == len(result.verdicts)
     assert result.dollars == pytest.approx(stats["dollars"], abs=1e-9) and result.dollars > 0
     for t, seen in enumerate(shown):
-        assert [s.action for s in seen.steps[:-1]] == [s.action for s in episode.steps[:t]], "what was done, whoever did it"
+        assert [s.action for s in seen.steps[:-1]] == [s.action for s in episode.steps[:t]], (
+            "what was done, whoever did it"
+        )
         assert seen.steps[-1].action == episode.steps[t].own.action, "and what the student proposes"
         assert not seen.success
     for step, verdict in zip(episode.steps, result.verdicts):

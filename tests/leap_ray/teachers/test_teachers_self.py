@@ -416,7 +416,15 @@ async def test_the_constrained_expert_over_the_real_student(student_folder):
 @pytest.mark.parametrize("kind", [SelfTeacher, ConstrainedTeacher])
 async def test_it_judges_a_step_that_is_only_proposed_as_it_would_in_the_whole_episode(prompter, kind):
     episode = episode_of(prompter, "go to desk 1", "go to desk 1", "leave")
-    plain = {"desk 1": -1.0, "desk 2": -2.0, "drawer 1": -2.0, "drawer 2": -1.5, "shelf 1": -3.0, "leave": -4.0, "break": -9.0}
+    plain = {
+        "desk 1": -1.0,
+        "desk 2": -2.0,
+        "drawer 1": -2.0,
+        "drawer 2": -1.5,
+        "shelf 1": -3.0,
+        "leave": -4.0,
+        "break": -9.0,
+    }
     scores = {"plain": plain, "privileged": plain | {"desk 1": -3.0, "drawer 2": -0.1}}
     _, teacher = self_teacher(prompter, ("Drawers hold small things.", "go to drawer 2"), kind=kind, scores=scores)
     words = (await teacher.correct(episode, privileged(episode))).steps
