@@ -413,8 +413,8 @@ def _restore(trainer: Trainer, folder: Path) -> checkpoint.Position:
         newest = [checkpoint.newest(folder)]
         dist.broadcast_object_list(newest)  # a network file system may show workers different ones
         return checkpoint.load(newest[0], trainer) if newest[0] else checkpoint.Position()
-    with found.as_directory() as folder:
-        return checkpoint.load(Path(folder), trainer)
+    with found.as_directory() as place:
+        return checkpoint.load(Path(place), trainer)
 
 
 def _report(trainer: Trainer, first: bool, position: checkpoint.Position) -> None:

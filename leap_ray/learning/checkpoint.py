@@ -55,7 +55,7 @@ def newest(folder: Path) -> Path | None:
 
 def _whole_position(folder: Path) -> Position | None:
     """Where a checkpoint stands; None unless every byte that its index names is there."""
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     try:
         position = Position(**json.loads((folder / POSITION).read_text()))

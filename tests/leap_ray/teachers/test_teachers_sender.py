@@ -146,7 +146,7 @@ def test_a_report_for_which_the_disk_had_no_room_is_a_sentence_too(tmp_path):
     """Of `sender.error` on a full disk the name alone is left."""
     client = SenderClient(TeacherConfig(kind="claude"), tmp_path, KEY)
     (tmp_path / "sender.error").touch()
-    with pytest.raises(UserError, match="cannot be written .* make room there, then `leap-ray resume RUN` goes on"):
+    with pytest.raises(UserError, match=r"cannot be written .* make room there, then `leap-ray resume RUN` goes on"):
         client._raise_reported()
 
 
