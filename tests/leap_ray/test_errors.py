@@ -63,13 +63,20 @@ def test_a_fault_of_the_program_is_none():
     [
         str(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/runs/a/x.jsonl")),
         str(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))),
-        "Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: \"No space left on device\" })",
+        'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })',
         "database or disk is full",
         "[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device",
     ],
 )
 def test_a_full_disk_is_the_users_to_mend(words):
-    for error in (OSError(words), Carrier(cause=OSError(words)), Carrier(worker_failures={0: RuntimeError(f"a\n{words}\n")})):
-        assert str(user_error(error)) == f"no space left on a disk ({words}): make room, then `leap-ray resume RUN` goes on"
+    for error in (
+        OSError(words),
+        Carrier(cause=OSError(words)),
+        Carrier(worker_failures={0: RuntimeError(f"a\n{words}\n")}),
+    ):
+        assert (
+            str(user_error(error))
+            == f"no space left on a disk ({words}): make room, then `leap-ray resume RUN` goes on"
+        )
     assert user_error(chained(Carrier(cause=INNER))) is INNER  # who knows better has said so
     assert user_error(OSError(errno.EACCES, os.strerror(errno.EACCES))) is None
