@@ -6,7 +6,7 @@ import os
 
 # Before torch is imported, here and in every process that a test starts: threads that spin for each other hold the cores that
 # the other processes need.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from pathlib import Path
 
