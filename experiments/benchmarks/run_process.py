@@ -105,7 +105,8 @@ class Driver:
         return sorted(alive.values())
 
     def _alive(self, later: bool) -> dict[int, str]:
-        members = {pid: name for pid, (start, name) in self._family.items() if _started(pid) == start}
+        # By its present title: one that was just being started had none yet.
+        members = {pid: _title(pid) or name for pid, (start, name) in self._family.items() if _started(pid) == start}
         return {pid: name for pid, name in members.items() if any(title in name for title in LATER) == later}
 
 
