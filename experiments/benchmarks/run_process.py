@@ -105,8 +105,9 @@ class Driver:
         return sorted(alive.values())
 
     def _alive(self, later: bool) -> dict[int, str]:
-        # By its present title: one that was just being started had none yet.
-        members = {pid: _title(pid) or name for pid, (start, name) in self._family.items() if _started(pid) == start}
+        # By its present title: one that was just being started had none yet, and one that has given back its memory has none.
+        members = {pid: _title(pid) for pid, (start, _) in self._family.items() if _started(pid) == start}
+        members = {pid: title for pid, title in members.items() if title}
         return {pid: name for pid, name in members.items() if any(title in name for title in LATER) == later}
 
 
